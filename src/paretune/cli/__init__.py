@@ -1,0 +1,3 @@
+"""paretune.cli."""
+
+__all__: list[str] = []

@@ -1,0 +1,141 @@
+"""`Cuts`: the manifest of what surgery did to a model, and its replay on a fresh one.
+
+The manifest is plain JSON and names only tensors, axes, indices and attributes: a fresh process rebuilds the
+pruned module from the user's own factory, without torch.export and without the scores that chose the cuts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from paretune.errors import SurgeryError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One tensor, one axis, the indices that stay, in order."""
+
+    tensor: str
+    """The parameter's or buffer's dotted name in the model."""
+    axis: int
+    keep: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A number in a module that held the old width: `conv1.out_channels`, `bn1.num_features`, `conv1.groups`."""
+
+    module: str
+    attribute: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Everything that was done, in an order that can be done again."""
+
+    shapes: dict[str, tuple[int, ...]]
+    """The shape of every tensor that is cut, before any cut: a manifest replayed elsewhere is refused by it."""
+    cuts: tuple[Cut, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+    folded: tuple[str, ...] = ()
+    """Modules whose parametrization (weight norm) was folded before the cut."""
+    removed: tuple[str, ...] = ()
+    """Modules that were replaced by nn.Identity."""
+    form: Literal["module", "graph"] = "module"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as plain JSON values."""
+        return {
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "cuts": [{"tensor": c.tensor, "axis": c.axis, "keep": list(c.keep)} for c in self.cuts],
+            "attributes": [
+                {"module": a.module, "attribute": a.attribute, "old": a.old, "new": a.new} for a in self.attributes
+            ],
+            "folded": list(self.folded),
+            "removed": list(self.removed),
+            "form": self.form,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Cuts:
+        """Return the manifest that `to_json` wrote."""
+        return cls(
+            shapes={name: tuple(shape) for name, shape in content["shapes"].items()},
+            cuts=tuple(Cut(c["tensor"], c["axis"], tuple(c["keep"])) for c in content["cuts"]),
+            attributes=tuple(Attribute(**attribute) for attribute in content["attributes"]),
+            folded=tuple(content["folded"]),
+            removed=tuple(content["removed"]),
+            form=content["form"],
+        )
+
+
+def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
+    """Apply a manifest to a fresh model, in place, and return it.
+
+    A model of another architecture is refused before anything is changed: the error names the first tensor
+    that is missing or has another shape.
+    """
+    import torch
+    from torch import nn
+    from torch.nn.utils import parametrize
+
+    for name in cuts.folded:
+        module = model.get_submodule(name)
+        for tensor in list(getattr(module, "parametrizations", {})):
+            parametrize.remove_parametrizations(module, tensor)
+    _check_shapes(model, cuts)
+    for name in cuts.removed:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, nn.Identity())
+    replaced: dict[int, torch.Tensor] = {}
+    for cut in cuts.cuts:
+        owner, _, name = cut.tensor.rpartition(".")
+        module = model.get_submodule(owner)
+        old = getattr(module, name)
+        index = torch.tensor(cut.keep, dtype=torch.long, device=old.device)
+        new = old.detach().index_select(cut.axis, index).contiguous()
+        replaced[id(old)] = _swap(module, name, old, new)
+    for change in cuts.attributes:
+        setattr(model.get_submodule(change.module), change.attribute, _value(change.new))
+    return model
+
+
+def _value(value: Any) -> Any:
+    return tuple(_value(item) for item in value) if isinstance(value, list) else value
+
+
+def _swap(module: nn.Module, name: str, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Put a cut tensor where the old one stood: as parameter with its requires_grad, or as buffer."""
+    from torch import nn
+
+    if isinstance(old, nn.Parameter):
+        parameter = nn.Parameter(new, requires_grad=old.requires_grad)
+        setattr(module, name, parameter)
+        return parameter
+    setattr(module, name, new)
+    return new
+
+
+def _check_shapes(model: nn.Module, cuts: Cuts) -> None:
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(
+        model.named_buffers(remove_duplicate=False)
+    )
+    for name, shape in cuts.shapes.items():
+        if name not in tensors:
+            raise SurgeryError(
+                f"this manifest of cuts is of another architecture: the model has no tensor '{name}'."
+                f"{nearest(name, tensors)} Replay it on a fresh model of the class that was pruned."
+            )
+        if tuple(tensors[name].shape) != tuple(shape):
+            raise SurgeryError(
+                f"this manifest of cuts is of another architecture, or was applied already: '{name}' is "
+                f"{tuple(tensors[name].shape)}, the manifest expects {tuple(shape)}. "
+                "Replay it on a fresh model of the class that was pruned."
+            )

@@ -1,0 +1,3 @@
+"""paretune.distill."""
+
+__all__: list[str] = []

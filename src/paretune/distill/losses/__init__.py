@@ -1,0 +1,3 @@
+"""paretune.distill/losses."""
+
+__all__: list[str] = []

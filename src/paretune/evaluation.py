@@ -1,0 +1,72 @@
+"""Evaluate anything that maps inputs to outputs, a module or a file, on a split of the data, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paretune.errors import TaskError
+from paretune.measurement import Evaluation
+from paretune.metrics import Metric, main_output
+from paretune.statistics import metric_interval
+
+if TYPE_CHECKING:
+    from paretune.data import Data
+
+
+def evaluate(
+    run: Callable[[Any], Any],
+    data: Data,
+    metric: Metric,
+    *,
+    batch_size: int | None = None,
+    limit: int | None = None,
+) -> Evaluation:
+    """Run `run(inputs) -> output` over the data in stored order and return the metric with its 95 % interval.
+
+    limit: at most so many samples, the first ones, so that two evaluations are on the same samples.
+    """
+    import torch
+
+    rows, classes = [], []
+    with torch.inference_mode():
+        for inputs, target in data.batches(batch_size=batch_size, limit=limit):
+            if target is None:
+                raise TaskError(f"task.{data.name} yields no target, and {metric.name} needs one")
+            output = run(inputs)
+            try:
+                rows.append(metric.rows(output, target).cpu().numpy())
+            except (RuntimeError, IndexError) as error:
+                raise TaskError(
+                    f"task.metric '{metric.name}' failed on a batch of task.{data.name}: {error}"
+                ) from error
+            classes.append(_classes(output, target))
+    table = np.concatenate(rows).astype(np.float32)
+    low, high = metric_interval(metric, table)
+    evaluation = Evaluation(metric=metric, rows=table, value=metric.value(table), low=low, high=high)
+    if any(part is None for part in classes):
+        return evaluation
+    predicted, right, confidence = (np.concatenate(part) for part in zip(*classes, strict=True))  # type: ignore[misc]
+    return Evaluation(
+        metric=metric,
+        rows=table,
+        value=evaluation.value,
+        low=low,
+        high=high,
+        predicted=predicted,
+        target=right,
+        confidence=confidence,
+    )
+
+
+def _classes(output: Any, target: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return (predicted, right, confidence) where this is classification of whole samples, else None."""
+    import torch
+
+    logits = main_output(output)
+    if not isinstance(target, torch.Tensor) or target.ndim != 1 or target.is_floating_point() or logits.ndim != 2:
+        return None
+    confidence, predicted = logits.float().softmax(dim=1).max(dim=1)
+    return predicted.cpu().numpy(), target.cpu().numpy(), confidence.cpu().numpy()

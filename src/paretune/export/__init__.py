@@ -1,0 +1,3 @@
+"""paretune.export."""
+
+__all__: list[str] = []

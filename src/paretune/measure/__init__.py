@@ -1,0 +1,3 @@
+"""paretune.measure."""
+
+__all__: list[str] = []

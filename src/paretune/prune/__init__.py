@@ -1,0 +1,3 @@
+"""paretune.prune."""
+
+__all__: list[str] = []

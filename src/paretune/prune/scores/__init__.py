@@ -1,0 +1,3 @@
+"""paretune.prune/scores."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""paretune.quantize."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""paretune.quantize/calibration."""
+
+__all__: list[str] = []

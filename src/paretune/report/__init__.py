@@ -1,0 +1,3 @@
+"""paretune.report."""
+
+__all__: list[str] = []

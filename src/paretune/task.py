@@ -1,0 +1,248 @@
+"""A `Task`: what the user brings. A model, its data, a loss, a metric and an example input."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paretune.errors import InputError, ParetuneError, TaskError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from paretune.data import Data
+    from paretune.metrics import Metric
+
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mse", "l1")
+
+
+@dataclass(kw_only=True)
+class Task:
+    """A model with its data, and what counts as good.
+
+    >>> Task(model=model, train=(x, y), val=(x, y), example=x[:1])  # doctest: +SKIP
+    """
+
+    model: nn.Module | Callable[[], nn.Module]
+    """The model, or a factory without arguments. The user's own object is never changed: see `build`."""
+    example: torch.Tensor | tuple[Any, ...] | dict[str, Any] | None = None
+    """One example input (a tensor, positional inputs, or keyword inputs); the first of `val` if not given."""
+    train: Any = None
+    """Training data: a DataLoader, a Dataset, or a tuple of arrays (inputs, target)."""
+    val: Any = None
+    """Validation data: every choice is made on it."""
+    test: Any = None
+    """Test data: the chosen candidate is confirmed on it once. `val` where there is none, and that is said."""
+    loss: str | Callable[[Any, Any], torch.Tensor] = "cross_entropy"
+    """A name of LOSSES, or a function (output, target) -> scalar tensor."""
+    metric: str | Metric | Callable[[Any, Any], Any] = "accuracy"
+    """A name of `metrics.METRICS`, a Metric, or a function (outputs, targets) -> number."""
+    augment: Callable[[Any, torch.Generator], Any] | None = None
+    """(inputs, generator) -> inputs, applied to training batches; all its randomness from the generator."""
+    split: Callable[[Any], tuple[Any, Any]] | None = None
+    """One batch of the data -> (inputs, target), where the usual forms do not fit."""
+    batch_size: int = 64
+    """For data that are not DataLoaders."""
+    name: str = "task"
+    origin: str | None = None
+    """FILE:FUNCTION or MODULE:FUNCTION that makes this task in a fresh process; set by `load_task`."""
+    _data: dict[str, Data] = field(default_factory=dict, repr=False)
+
+    def build(self) -> nn.Module:
+        """Return a fresh model: a deep copy of the module given, or what the factory makes."""
+        from torch import nn
+
+        made = copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else self.model()
+        if not isinstance(made, nn.Module):
+            raise TaskError(f"task.model must be or make an nn.Module, not a {type(made).__name__}")
+        return made
+
+    def data(self, split: str) -> Data:
+        """Return the `train`, `val` or `test` data; test falls back to val, and val to test."""
+        if split not in self._data:
+            other = {"test": self.val, "val": self.test}.get(split)
+            source = getattr(self, split)
+            self._data[split] = self._wrap(split, source if source is not None else other)
+        return self._data[split]
+
+    def _wrap(self, split: str, source: Any) -> Data:
+        from paretune.data import Data
+
+        if source is None:
+            raise TaskError(f"this needs task.{split}, and the task has none: Task({split}=...)")
+        return Data(source, batch_size=self.batch_size, split=self.split, name=split)
+
+    def inputs(self) -> Any:
+        """Return the example input, taken from the data where the task names none."""
+        if self.example is not None:
+            return self.example
+        from paretune.data import map_tensors
+
+        split = "val" if (self.val is not None or self.test is not None) else "train"
+        return map_tensors(lambda tensor: tensor[:1], self.data(split).first(1)[0])
+
+    def criterion(self) -> Callable[[Any, Any], torch.Tensor]:
+        """Return the loss as a function (output, target) -> scalar tensor."""
+        if callable(self.loss):
+            return self.loss
+        if self.loss not in LOSSES:
+            raise TaskError(
+                f"task.loss: no loss '{self.loss}'.{nearest(str(self.loss), LOSSES)} "
+                f"Give one of {', '.join(LOSSES)}, or a function (output, target) -> scalar tensor"
+            )
+        return _named_loss(self.loss)
+
+    def resolved_metric(self) -> Metric:
+        """Return the metric as a `Metric`."""
+        from paretune.metrics import resolve
+
+        return resolve(self.metric)
+
+    def check(self) -> None:
+        """Raise a TaskError or DataError for whatever can be seen wrong before any work is done."""
+        import torch
+
+        from paretune.data import call
+
+        self.criterion(), self.resolved_metric()
+        model = self.build().eval()
+        try:
+            with torch.no_grad():
+                call(model, self.inputs())
+        except Exception as error:
+            raise TaskError(
+                f"the model does not accept the example input ({_shapes(self.inputs())}): "
+                f"{type(error).__name__}: {_first_line(error)}"
+            ) from error
+        for split in ("train", "val", "test"):
+            if getattr(self, split) is not None:
+                self._check_batch(model, split)
+
+    def _check_batch(self, model: nn.Module, split: str) -> None:
+        import torch
+
+        from paretune.data import call
+        from paretune.errors import DataError
+        from paretune.metrics import main_output
+
+        inputs, target = self.data(split).first(2)
+        try:
+            with torch.no_grad():
+                output = call(model, inputs)
+        except Exception as error:
+            raise TaskError(
+                f"the model does not accept a batch of task.{split} ({_shapes(inputs)}): "
+                f"{type(error).__name__}: {_first_line(error)}"
+            ) from error
+        if self.loss == "cross_entropy" and isinstance(target, torch.Tensor) and not target.is_floating_point():
+            classes = main_output(output).shape[1]
+            low, high = int(target.min()), int(target.max())
+            for _, labels in self.data(split).batches(batch_size=4096) if split != "train" else ():
+                low, high = min(low, int(labels.min())), max(high, int(labels.max()))
+            if low < 0 or high >= classes:
+                raise DataError(
+                    f"task.{split}: labels run from {low} to {high}, but the model has {classes} outputs, "
+                    f"that is classes 0 to {classes - 1}; renumber the labels or widen the model's last layer"
+                )
+
+
+def load_task(reference: str) -> Task:
+    """Return the task that `path/to/file.py:make_task` or `package.module:make_task` makes.
+
+    The function is called without arguments and returns a Task; `origin` is set, so that a fresh process can
+    do the same.
+    """
+    where, separator, name = reference.rpartition(":")
+    if not separator or not where or not name:
+        raise InputError(
+            f"task: '{reference}' names no function; write path/to/file.py:make_task or package.module:make_task"
+        )
+    module = _import(where, reference)
+    if not hasattr(module, name):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"task: {where} has no '{name}'.{nearest(name, public)}")
+    try:
+        task = getattr(module, name)()
+    except ParetuneError:
+        raise
+    except Exception as error:
+        raise InputError(f"task: {reference} failed: {type(error).__name__}: {_first_line(error)}") from error
+    if not isinstance(task, Task):
+        raise InputError(f"task: {reference} returned a {type(task).__name__}; it must return a paretune.Task")
+    task.origin = f"{Path(where).resolve()}:{name}" if where.endswith(".py") else reference
+    return task
+
+
+def _import(where: str, reference: str) -> Any:
+    try:
+        if not where.endswith(".py"):
+            sys.path.insert(0, str(Path.cwd()))
+            try:
+                return importlib.import_module(where)
+            finally:
+                sys.path.remove(str(Path.cwd()))
+        path = Path(where).resolve()
+        if not path.is_file():
+            siblings = [entry.name for entry in path.parent.glob("*.py")] if path.parent.is_dir() else []
+            raise InputError(f"task: no file {where}.{nearest(path.name, siblings)}")
+        if (name := f"paretune_task_{path.stem}") in sys.modules and sys.modules[name].__file__ == str(path):
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        sys.path.insert(0, str(path.parent))  # the file's own neighbours import as they do when it is run
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        finally:
+            sys.path.remove(str(path.parent))
+        return module
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"task: cannot import {where} (from '{reference}'): {type(error).__name__}: {_first_line(error)}"
+        ) from error
+
+
+def _named_loss(name: str) -> Callable[[Any, Any], torch.Tensor]:
+    from torch.nn import functional
+
+    from paretune.metrics import main_output
+
+    def loss(output: Any, target: torch.Tensor) -> torch.Tensor:
+        prediction = main_output(output)
+        if name == "cross_entropy":
+            return functional.cross_entropy(prediction, target)
+        target = target.reshape(prediction.shape).to(prediction.dtype)
+        function = {
+            "mse": functional.mse_loss,
+            "l1": functional.l1_loss,
+            "binary_cross_entropy": functional.binary_cross_entropy_with_logits,
+        }[name]
+        return function(prediction, target)
+
+    loss.__name__ = name
+    return loss
+
+
+def _shapes(inputs: Any) -> str:
+    from paretune.data import tensors_of
+
+    return ", ".join(
+        f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "") for tensor in tensors_of(inputs)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]

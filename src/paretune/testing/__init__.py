@@ -1,0 +1,3 @@
+"""paretune.testing."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""paretune.train."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""paretune.zoo."""
+
+__all__: list[str] = []
