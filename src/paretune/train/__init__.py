@@ -1,3 +1,5 @@
-"""paretune.train."""
+"""Train: the fit loop, and batch-norm recalibration."""
 
-__all__: list[str] = []
+from paretune.train._recalibrate import recalibrate_batch_norm
+
+__all__ = ["recalibrate_batch_norm"]
