@@ -1,4 +1,4 @@
-"""The group of commands: their names and one-line helps are written here, their code is imported when one is used."""
+"""The group of commands: names and one-line helps are written here; their code is imported when one is used."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class LazyGroup(click.Group):
         ]
         return items + click.Command.shell_complete(self, ctx, incomplete)
 
-    def main(  # type: ignore[override]
+    def main(
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
@@ -119,7 +119,7 @@ class LazyGroup(click.Group):
         """Run a command line; in standalone mode, print whatever goes wrong and exit with its code."""
         from paretune.cli._exit import guarded
 
-        args = sys.argv[1:] if args is None else list(args)
+        args = (sys.argv[1:] if args is None else list(args)) or ["--help"]
 
         def run() -> Any:
             return super(LazyGroup, self).main(args, prog_name, complete_var, standalone_mode=False, **extra)

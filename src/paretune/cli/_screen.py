@@ -59,7 +59,7 @@ class Command(click.Command):
         super().__init__(*args, **settings)
 
 
-class Choice(click.Choice):
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 only
     """A choice whose error names the nearest right value."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
