@@ -114,7 +114,7 @@ def mcnemar(lost: int, won: int) -> float:
     McNemar, "Note on the sampling error of the difference between correlated proportions", Psychometrika 12,
     1947; exact: a binomial test of the pairs that disagree.
 
-    >>> mcnemar(5, 1)
+    >>> round(mcnemar(5, 1), 5)
     0.21875
     """
     n, smaller = lost + won, min(lost, won)
