@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from paretune import distill, export, measure, prune, quantize, report, train
     from paretune.cuts import Cuts
+    from paretune.flow import Result, optimize, run
     from paretune.metrics import Metric
-    from paretune.optimize import Result, optimize, run
     from paretune.recipe import Constraints, Recipe, read_recipe
     from paretune.target import Target
     from paretune.task import Task
@@ -27,9 +27,9 @@ _HOMES = {
     "Recipe": "paretune.recipe",
     "Constraints": "paretune.recipe",
     "read_recipe": "paretune.recipe",
-    "optimize": "paretune.optimize",
-    "run": "paretune.optimize",
-    "Result": "paretune.optimize",
+    "optimize": "paretune.flow",
+    "run": "paretune.flow",
+    "Result": "paretune.flow",
 }
 _PACKAGES = ("distill", "export", "measure", "prune", "quantize", "report", "train")
 

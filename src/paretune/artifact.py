@@ -17,7 +17,7 @@ class BatchCheck:
 
     batch: int
     error: float
-    """Largest |difference| / largest |reference| for a float file; for an INT8 file, in steps of the output's grid."""
+    """Largest |difference| / largest |reference| of a float file; of an INT8 file, in steps of the output's grid."""
     ok: bool
     diverges_at: str | None = None
     """The first node whose value differs from PyTorch's, where the check failed."""

@@ -48,7 +48,7 @@ def evaluate(
     evaluation = Evaluation(metric=metric, rows=table, value=metric.value(table), low=low, high=high)
     if any(part is None for part in classes):
         return evaluation
-    predicted, right, confidence = (np.concatenate(part) for part in zip(*classes, strict=True))  # type: ignore[misc]
+    predicted, right, confidence = (np.concatenate(part) for part in zip(*classes, strict=True))
     return Evaluation(
         metric=metric,
         rows=table,

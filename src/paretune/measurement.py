@@ -43,6 +43,7 @@ class Evaluation:
             "low": self.low,
             "high": self.high,
             "n": self.n,
+            "greater_is_better": self.metric.greater_is_better,
         }
 
 

@@ -61,8 +61,8 @@ def registry(family: str) -> dict[str, Any]:
             method = getattr(module, public)
             if family != "steps":
                 methods[public] = method
-            elif inspect.isclass(method) and isinstance(getattr(method, "name", None), str):
-                methods[method.name] = method
+            elif inspect.isclass(method) and isinstance(name := getattr(method, "name", None), str):
+                methods[name] = method
     for point in entry_points(group=f"paretune.{family}"):
         methods.setdefault(point.name, point.load())
     return methods

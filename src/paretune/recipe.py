@@ -42,7 +42,9 @@ class Range:
         return above and below
 
     def __str__(self) -> str:
-        return f"{'above' if self.low_open else 'at least'} {self.low} and {'below' if self.high_open else 'at most'} {self.high}"
+        low = "above" if self.low_open else "at least"
+        high = "below" if self.high_open else "at most"
+        return f"{low} {self.low} and {high} {self.high}"
 
 
 def _ignore(kind: str, fields: dict[str, Any]) -> None:
@@ -82,8 +84,6 @@ class Step:
 
     name: ClassVar[str]
     """As recipes and the command line write it: `prune.channels`."""
-    version: ClassVar[int] = 1
-    """Raised whenever the same parameters give another result: cached results of older code are not used."""
     uses_teacher: ClassVar[bool] = False
     """True where the result depends on the baseline model (then it is part of the cache key)."""
     uses_data: ClassVar[tuple[str, ...]] = ()
@@ -240,7 +240,7 @@ def parse_recipe(content: Any, *, overrides: Sequence[str] = (), source: str = "
         step = _build_step(name, fields, where, mistakes)
         if step is not None:
             steps.append(step)
-    parts = {}
+    parts: dict[str, Any] = {}
     for key, kind in (("target", Target), ("constraints", Constraints)):
         parts[key] = _build(kind, content.get(key) or {}, f"{source}, {key}", mistakes) or kind()
     seed, device, task = content.get("seed", 0), content.get("device", "cpu"), content.get("task")
@@ -312,7 +312,8 @@ def _build_step(name: str, fields: Any, where: str, mistakes: list[str]) -> Step
             f"{where}: no step '{name}'.{nearest(name, steps)} `paretune methods steps` lists all {len(steps)}."
         )
         return None
-    return _build(steps[name], fields, where, mistakes)
+    step: Step | None = _build(steps[name], fields, where, mistakes)
+    return step
 
 
 def _build(kind: Any, fields: Any, where: str, mistakes: list[str]) -> Any:

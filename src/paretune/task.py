@@ -225,12 +225,13 @@ def _named_loss(name: str) -> Callable[[Any, Any], torch.Tensor]:
         if name == "cross_entropy":
             return functional.cross_entropy(prediction, target)
         target = target.reshape(prediction.shape).to(prediction.dtype)
-        function = {
+        function: Any = {
             "mse": functional.mse_loss,
             "l1": functional.l1_loss,
             "binary_cross_entropy": functional.binary_cross_entropy_with_logits,
         }[name]
-        return function(prediction, target)
+        result: torch.Tensor = function(prediction, target)
+        return result
 
     loss.__name__ = name
     return loss

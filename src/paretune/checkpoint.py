@@ -1,0 +1,122 @@
+"""Tensors with plain JSON in one safetensors file, written atomically, and refused when a bit is wrong.
+
+The format of every checkpoint: of a finished step (`State`), and of an epoch under way. The header holds the
+JSON and a SHA-256 over names, types, shapes and bytes, so that truncation and flipped bits are both seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paretune.cuts import Cuts, replay
+from paretune.errors import InputError
+from paretune.files import write_atomic
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from paretune.task import Task
+
+
+class CorruptCheckpoint(InputError):
+    """A checkpoint that cannot be read, or whose content does not match its digest."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], content: Mapping[str, Any]) -> None:
+    """Write tensors and JSON values to one file, atomically. Tied tensors are written once per name."""
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"paretune": json.dumps(content), "sha256": digest(plain)}
+    write_atomic(path, lambda temporary: save_file(plain, str(temporary), metadata=metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return (tensors, JSON values) of a file; a damaged one is a CorruptCheckpoint that names it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        content: dict[str, Any] = json.loads(metadata["paretune"])
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CorruptCheckpoint(f"checkpoint {path} cannot be read ({error})") from error
+    if digest(tensors) != metadata.get("sha256"):
+        raise CorruptCheckpoint(f"checkpoint {path} is damaged: its content does not match its SHA-256")
+    return tensors, content
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
+    import torch
+
+    hasher = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return hasher.hexdigest()
+
+
+@dataclass(frozen=True)
+class State:
+    """A model between two steps: its weights, and the cuts that rebuild its shape from the user's factory."""
+
+    tensors: dict[str, torch.Tensor]
+    """The state dict; for an exported graph, its bytes as the one uint8 tensor `graph`."""
+    cuts: tuple[Cuts, ...] = ()
+    """Every surgery since the factory, in order."""
+    notes: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    """What the step took when it was computed."""
+
+    def save(self, path: Path, key: str = "") -> None:
+        """Write the state, with the hash of everything it was made from."""
+        content = {
+            "key": key,
+            "cuts": [cuts.to_json() for cuts in self.cuts],
+            "notes": list(self.notes),
+            "details": self.details,
+            "seconds": self.seconds,
+        }
+        write_tensors(path, self.tensors, content)
+
+    @classmethod
+    def load(cls, path: Path) -> State:
+        """Read a state; a damaged file is a CorruptCheckpoint."""
+        tensors, content = read_tensors(path)
+        try:
+            cuts = tuple(Cuts.from_json(manifest) for manifest in content["cuts"])
+            return cls(tensors, cuts, tuple(content["notes"]), content["details"], content["seconds"])
+        except (KeyError, TypeError) as error:
+            raise CorruptCheckpoint(f"checkpoint {path} lacks {error}") from error
+
+    def onto(self, model: nn.Module) -> nn.Module:
+        """Replay the cuts on a fresh model of the user's factory and load the weights into it."""
+        for cuts in self.cuts:
+            model = replay(model, cuts)
+        model.load_state_dict(self.tensors)
+        return model
+
+
+def load_model(path: str | Path, task: Task) -> nn.Module:
+    """Return the model of a checkpoint, or of the last checkpoint of a saved candidate's folder.
+
+    path: a `.safetensors` that a run wrote, or a folder that holds one. The module comes from the task's own
+    factory, cut as the manifest says: no pickle, no torch.export.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(path.glob("*.safetensors"))
+        if not found:
+            raise InputError(f"no checkpoint (*.safetensors) in {path}; give a saved candidate's folder")
+        path = found[-1]
+    return State.load(path).onto(task.build())

@@ -1,0 +1,181 @@
+"""The short ladder that `optimize` climbs: INT8 alone, then channels removed at a ratio found by bisection.
+
+What a shape costs does not depend on its weights, so latency and size are probed on pruned, untrained,
+quantized models, seconds each; only the ratio that they settle is trained. Every probe, plan and measurement is
+recorded in the run's journal and read back by a resumed run, which therefore takes the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from paretune import summary
+from paretune.errors import InfeasibleError
+from paretune.recipe import Constraints, Recipe, Step
+
+if TYPE_CHECKING:
+    from paretune.flow import Flow, Stage
+
+MOST = 0.9
+"""The largest ratio of channels removed that is tried."""
+PRECISION = 0.06
+"""Bisection ends when the ratio is known this well."""
+MARGIN = 0.97
+"""A probe must meet a bound with this to spare: the trained model is timed anew, with its own noise."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `optimize` was asked for; a resumed run must ask the same."""
+
+    seconds: float
+    constraints: Constraints
+    rungs: int = 3
+    """Models trained at most."""
+
+    def to_json(self) -> str:
+        """Return the settings as the text of `optimize.json`."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Return the settings that `to_json` wrote."""
+        content = json.loads(text)
+        return cls(**{**content, "constraints": Constraints(**content["constraints"])})
+
+
+def quantized_only(frame: Recipe) -> Recipe:
+    """Return the first rung: INT8 and nothing else."""
+    return dataclasses.replace(frame, steps=_quantize())
+
+
+def climb(flow: Flow, baseline: Stage, first: Recipe, settings: Settings) -> tuple[list[Stage], list[summary.Row]]:
+    """Return the stages and rows that were measured, the baseline first."""
+    began = time.monotonic()
+    stages = [baseline, *flow.walk(baseline, first.steps, only_last=True, name="int8")]
+    rows = flow.measure(stages)
+    if not summary.violations(rows[1], rows[0], settings.constraints) and _asks_for_speed(settings.constraints):
+        return stages, rows
+    try:
+        ratio = _least_ratio(flow, baseline, settings.constraints)
+    except InfeasibleError as error:
+        flow.folder.emit("warning", {"text": f"no channels can be removed: {error}"})
+        return stages, rows
+    if ratio is None:
+        return stages, rows
+    low, high = 0.0, MOST
+    for rung in range(settings.rungs):
+        plan = _plan(flow, baseline, ratio, rung, settings, time.monotonic() - began)
+        if plan["epochs"] < 1:
+            flow.folder.emit("note", {"text": "the budget is spent: no further model is trained"})
+            break
+        name = f"pruned-{ratio:.2f}"
+        stage = next(flow.walk(baseline, _rung(ratio, plan["epochs"]), only_last=True, name=name))
+        row = flow.measure([baseline, stage])[1]
+        stages.append(stage)
+        rows.append(row)
+        held = not summary.violations(row, rows[0], settings.constraints)
+        if _asks_for_speed(settings.constraints):
+            break  # the least ratio that is fast enough: a larger one loses more, a smaller one is too slow
+        low, high = (ratio, high) if held else (low, ratio)
+        ratio = round((low + high) / 2, 3)
+    return stages, rows
+
+
+def _least_ratio(flow: Flow, baseline: Stage, constraints: Constraints) -> float | None:
+    """Return the least ratio whose shape is fast and small enough, None where none is; 0.5 if nothing is asked."""
+    if not _asks_for_speed(constraints):
+        return 0.5
+    if not _fits(_probe(flow, baseline, MOST), constraints):
+        flow.folder.emit(
+            "warning",
+            {"text": f"even with {MOST:.0%} of the channels removed the model is not fast and small enough"},
+        )
+        return None
+    low, high = 0.0, MOST
+    while high - low > PRECISION:
+        middle = round((low + high) / 2, 3)
+        low, high = (low, middle) if _fits(_probe(flow, baseline, middle), constraints) else (middle, high)
+    return high
+
+
+def _asks_for_speed(constraints: Constraints) -> bool:
+    return constraints.max_latency is not None or constraints.max_size is not None
+
+
+def _probe(flow: Flow, baseline: Stage, ratio: float) -> dict[str, Any]:
+    """Return {ratio, median_ms, latency, bytes, size} of the untrained shape, measured or as recorded."""
+    from paretune.measure import latency
+
+    for event in flow.folder.recorded("probe"):
+        if event["ratio"] == ratio:
+            return event
+    steps = (_channels(ratio, recalibrate=0), *_quantize(calibration=16))
+    stage = next(flow.walk(baseline, steps, only_last=True, name=f"probe-{ratio:.3f}"))
+    timing = latency([baseline.artifact, stage.artifact], flow.recipe.target, inputs=flow.timing_inputs())[1]
+    size = stage.artifact.stat().st_size
+    event = {
+        "ratio": ratio,
+        "median_ms": timing.median_ms,
+        "latency": timing.ratio,
+        "bytes": size,
+        "size": size / baseline.artifact.stat().st_size,
+    }
+    flow.folder.record("probe", event)
+    for path in (stage.artifact, stage.float_artifact):
+        path.unlink(missing_ok=True)
+    return event
+
+
+def _fits(probe: dict[str, Any], constraints: Constraints) -> bool:
+    latency, size = constraints.max_latency, constraints.max_size
+    if latency is not None:
+        limit, relative = summary.amount(latency, summary.LATENCY_UNITS, "max_latency")
+        if probe["latency" if relative else "median_ms"] > limit * MARGIN:
+            return False
+    if size is not None:
+        limit, relative = summary.amount(size, summary.SIZE_UNITS, "max_size")
+        if probe["size" if relative else "bytes"] > limit:
+            return False
+    return True
+
+
+def _plan(
+    flow: Flow, baseline: Stage, ratio: float, rung: int, settings: Settings, spent: float
+) -> dict[str, Any]:
+    """Return {rung, ratio, epochs}: as many epochs as this rung's share of the budget pays for, at most 60."""
+    for event in flow.folder.recorded("plan"):
+        if event["rung"] == rung:
+            return event
+    left = 0.85 * (settings.seconds - spent)  # the rest is for export, verification and timing
+    share = left if _asks_for_speed(settings.constraints) else left / (settings.rungs - rung)
+    epoch = flow.seconds_per_epoch(baseline)
+    event = {"rung": rung, "ratio": ratio, "epochs": min(60, int(share / epoch)), "seconds_per_epoch": epoch}
+    flow.folder.record("plan", event)
+    return event
+
+
+def _rung(ratio: float, epochs: int) -> tuple[Step, ...]:
+    from paretune.distill import Distill
+
+    return (_channels(ratio), Distill(epochs=epochs), *_quantize())
+
+
+def _channels(ratio: float, recalibrate: int = 512) -> Step:
+    from paretune.prune import Channels
+
+    return Channels(ratio=ratio, multiple=8, recalibrate=recalibrate)
+
+
+def _quantize(calibration: int = 256) -> tuple[Step, ...]:
+    from paretune.quantize import Static
+
+    return (Static(calibration=calibration),)
+
+
+__all__: Sequence[str] = ("Settings", "climb", "quantized_only")
