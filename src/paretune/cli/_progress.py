@@ -69,7 +69,9 @@ class Seen:
     measuring: str = ""
     """What is being measured; empty while a step works."""
     leader: str = ""
-    """The best candidate so far, in words."""
+    """The fastest candidate so far that is faster than the baseline, in words."""
+    fastest: float = 1.0
+    """Its latency, as a ratio to the baseline's."""
     first: tuple[float, float] | None = field(default=None, repr=False)
     """(time, fraction done) at the first progress of the step under way: a resumed step begins in the middle."""
 
@@ -80,17 +82,17 @@ class Seen:
             self.name, self.count = str(fields.get("name", "")), _length(fields.get("steps"))
         elif kind == "step_started":
             self._begin(str(fields.get("step", "")))
-            self.index, self.count = fields.get("index", self.index), fields.get("count", self.count)
+            self.index, self.count = int(fields.get("index", 0)) + 1, int(fields.get("count", self.count))
         elif kind in ("batch", "epoch"):
             self._train(kind, fields)
         elif kind == "measuring":
-            what = str(fields.get("name", "") or "the candidate")
+            what = str(fields.get("what", "") or "the candidate")
             if what != self.measuring:
                 self._begin(self.step)
                 self.measuring = what
             self.done, self.total = fields.get("done", 0), fields.get("total", 0)
         elif kind == "candidate":
-            self.measuring = ""
+            self._lead(fields)
         self._note_start()
 
     def fraction(self) -> float | None:
@@ -106,6 +108,12 @@ class Seen:
         if self.first is None or fraction is None or fraction <= self.first[1]:
             return None
         return (self.now - self.first[0]) * (1.0 - fraction) / (fraction - self.first[1])
+
+    def _lead(self, fields: Fields) -> None:
+        self.measuring = ""
+        ratio = _row(fields).get("latency", {}).get("ratio", 1.0)
+        if ratio < self.fastest:
+            self.fastest, self.leader = ratio, f"fastest so far {candidate(fields)}"
 
     def _begin(self, step: str) -> None:
         self.step, self.measuring = step, ""
@@ -245,7 +253,6 @@ def describe(kind: str, fields: Fields, seen: Seen) -> str | None:
         how = "taken from the cache" if fields.get("cached") else f"done in {duration(fields.get('seconds', 0.0))}"
         return f"{fields.get('step', seen.step)}: {how}"
     if kind == "candidate":
-        seen.leader = candidate(fields) if fields.get("best") else seen.leader
         return candidate(fields)
     if kind == "warning":
         return f"warning: {fields.get('text', '')}"
@@ -258,7 +265,7 @@ def headline(seen: Seen) -> str:
     """Return what is being done: `step 2 of 4, distill, epoch 3 of 8`."""
     if seen.measuring:
         return f"measuring {seen.measuring}" + (f", {seen.done} of {seen.total}" if seen.total else "")
-    place = f"step {seen.index} of {seen.count}, " if seen.index and seen.count else ""
+    place = f"step {seen.index} of {seen.count}, " if 0 < seen.index <= seen.count else ""
     epoch = f", epoch {seen.epoch} of {seen.epochs}" if seen.epoch and seen.epochs else ""
     return f"{place}{seen.step or 'starting'}{epoch}"
 
@@ -281,10 +288,11 @@ def timing(seen: Seen) -> str:
 
 def candidate(fields: Fields) -> str:
     """Return a candidate in words: its name, metric, latency ratio and bytes, as far as they are known."""
-    metric, latency = fields.get("metric") or {}, fields.get("latency") or {}
+    row = _row(fields)
+    metric, latency = row.get("metric") or {}, row.get("latency") or {}
     parts = [f"{metric.get('name')} {metric['value']:.4g}"] if "value" in metric else []
     parts += [f"{latency['ratio']:.2f}x latency"] if "ratio" in latency else []
-    parts += [f"{fields['bytes'] / 1000:.0f} KB"] if "bytes" in fields else []
+    parts += [f"{row['bytes'] / 1000:,.0f} KB"] if "bytes" in row else []
     return f"{fields.get('name', 'candidate')}: {', '.join(parts)}"
 
 
@@ -297,6 +305,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _row(fields: Fields) -> Fields:
+    row = fields.get("row")
+    return row if isinstance(row, Mapping) else {}
 
 
 def _length(steps: Any) -> int:
