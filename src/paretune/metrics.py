@@ -109,7 +109,7 @@ def _squared_error(output: Any, target: torch.Tensor) -> torch.Tensor:
 
 
 def _mean(rows: np.ndarray) -> float:
-    return float(rows[:, 0].mean())
+    return float(rows[:, 0].mean(dtype=np.float64))  # in float32, 93 of 100 would be 0.9300000071525574
 
 
 METRICS: dict[str, Metric] = {

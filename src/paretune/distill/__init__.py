@@ -1,3 +1,5 @@
-"""paretune.distill."""
+"""Distil: train a small model to answer as a large one does."""
 
-__all__: list[str] = []
+from paretune.distill._distill import Distill, distill
+
+__all__ = ["Distill", "distill"]

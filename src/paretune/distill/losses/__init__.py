@@ -1,3 +1,5 @@
-"""paretune.distill/losses."""
+"""Distillation losses: pure functions (student, teacher, **arguments) -> scalar, named as recipes name them."""
 
-__all__: list[str] = []
+from paretune.distill.losses._soft_labels import soft_labels
+
+__all__ = ["soft_labels"]
