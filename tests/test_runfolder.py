@@ -14,7 +14,9 @@ SETTINGS = {"recipe.yaml": "steps: [train]\n"}
 
 def test_events_are_appended_and_heard(tmp_path: Path):
     heard = []
-    with open_run(tmp_path / "a", SETTINGS, resume=False, listen=lambda kind, fields: heard.append(kind)) as folder:
+    with open_run(
+        tmp_path / "a", SETTINGS, resume=False, listen=lambda kind, fields: heard.append(kind)
+    ) as folder:
         folder.emit("epoch", {"epoch": 1})
         folder.emit("batch", {"done": 1})
         folder.record("probe", {"ratio": 0.5})
@@ -38,8 +40,9 @@ def test_a_second_run_in_the_folder_is_refused_while_the_first_one_lives(tmp_pat
 def test_a_finished_folder_is_not_overwritten(tmp_path: Path):
     with open_run(tmp_path, SETTINGS, resume=False):
         pass
-    with pytest.raises(InputError, match="holds a run already: `paretune run --resume"), open_run(
-        tmp_path, SETTINGS, resume=False
+    with (
+        pytest.raises(InputError, match="holds a run already: `paretune run --resume"),
+        open_run(tmp_path, SETTINGS, resume=False),
     ):
         pass
 

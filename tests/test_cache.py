@@ -1,0 +1,151 @@
+"""The store: the same input hits, and a changed digit in any of them misses."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from paretune.cache import Store, step_key
+from paretune.checkpoint import State
+from paretune.cuts import Cuts
+from paretune.recipe import Context, Step
+from paretune.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nudge(Step):
+    name: ClassVar[str] = "nudge"
+    uses_data = ("train",)
+    uses_teacher = True
+    amount: float = 0.1
+
+
+def task(**changes: Any) -> Task:
+    x = torch.arange(12.0).reshape(4, 3)
+    fields: dict[str, Any] = {"model": nn.Linear(3, 2), "train": (x, torch.tensor([0, 1, 0, 1])), "example": x[:1]}
+    return Task(**(fields | changes))
+
+
+def loss_a(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return output.sum() * 1.0
+
+
+def loss_b(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return output.sum() * 1.1
+
+
+def scaled_loss(scale: float) -> Callable[[Any, Any], torch.Tensor]:
+    return lambda output, target: scale * output.sum()
+
+
+WEIGHTS = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+TEACHER = nn.Linear(3, 2)
+
+
+def key(
+    step: Step = Nudge(), weights: dict[str, torch.Tensor] = WEIGHTS, cuts: tuple[Cuts, ...] = (),
+    of: Task | None = None, model: nn.Module | None = None, **context: Any,
+) -> str:  # fmt: skip
+    context = {"teacher": TEACHER} | context
+    return step_key(step, State(weights, cuts), model or nn.Linear(3, 2), of or task(), Context(**context))
+
+
+def nudged(name: str) -> dict[str, torch.Tensor]:
+    changed = {key: tensor.clone() for key, tensor in WEIGHTS.items()}
+    flat = changed[name].reshape(-1)
+    flat[-1] = torch.nextafter(flat[-1], torch.tensor(9.0))
+    return changed
+
+
+def test_equal_inputs_have_equal_keys():
+    assert key() == key()
+
+
+def other_teacher() -> nn.Module:
+    teacher = nn.Linear(3, 2)
+    teacher.load_state_dict({name: t + 1e-7 for name, t in TEACHER.state_dict().items()})
+    return teacher
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda: key(step=Nudge(amount=0.1000001)),
+        lambda: key(weights=nudged("weight")),
+        lambda: key(weights=nudged("bias")),
+        lambda: key(cuts=(Cuts(shapes={}),)),
+        lambda: key(seed=1),
+        lambda: key(device="meta"),
+        lambda: key(of=task(train=(torch.arange(12.0).reshape(4, 3) + 1e-6, torch.tensor([0, 1, 0, 1])))),
+        lambda: key(of=task(train=(torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 1, 1])))),
+        lambda: key(of=task(loss="mse")),
+        lambda: key(of=task(loss=loss_a)),
+        lambda: key(of=task(batch_size=2)),
+        lambda: key(model=nn.Linear(3, 2, bias=False)),
+        lambda: key(teacher=other_teacher()),
+        lambda: key(teacher=None),
+    ],
+)
+def test_a_changed_digit_in_any_input_misses(changed: Callable[[], str]):
+    assert changed() != key()
+
+
+def test_the_code_of_a_loss_is_part_of_the_key():
+    assert key(of=task(loss=loss_a)) != key(of=task(loss=loss_b))
+    assert key(of=task(loss=scaled_loss(1.0))) != key(of=task(loss=scaled_loss(1.5)))
+    assert key(of=task(loss=scaled_loss(1.0))) == key(of=task(loss=scaled_loss(1.0)))
+
+
+def test_the_steps_own_source_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch):
+    before = key()
+    monkeypatch.setattr("paretune.cache._package_hash_of", lambda package: "edited")
+    assert key() != before
+
+
+def state(value: float, size: int = 4) -> State:
+    return State({"w": torch.full((size,), value)}, notes=("n",), seconds=2.0)
+
+
+def test_a_stored_result_is_found_by_the_next_run(tmp_path: Path):
+    Store(tmp_path / "a", tmp_path / "shared").save("k" * 64, "01-nudge", state(1.5))
+    found = Store(tmp_path / "b", tmp_path / "shared").load("k" * 64, "01-nudge")
+    assert found is not None
+    assert torch.equal(found.tensors["w"], state(1.5).tensors["w"])
+    assert found.seconds == 2.0
+    assert Store(tmp_path / "b", None).path("k" * 64, "01-nudge").is_file()  # the run folder stands alone
+    assert Store(tmp_path / "c", tmp_path / "shared").load("j" * 64, "01-nudge") is None
+
+
+def test_without_a_shared_cache_only_the_run_itself_is_asked(tmp_path: Path):
+    Store(tmp_path / "a", None).save("k" * 64, "s", state(1.0))
+    assert Store(tmp_path / "b", None).load("k" * 64, "s") is None
+    assert Store(tmp_path / "a", None).load("k" * 64, "s") is not None
+
+
+def test_a_damaged_entry_is_set_aside_and_said(tmp_path: Path):
+    said: list[str] = []
+    store = Store(tmp_path / "a", None, warn=said.append)
+    store.save("k" * 64, "s", state(1.0))
+    path = store.path("k" * 64, "s")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert store.load("k" * 64, "s") is None
+    assert not path.exists()
+    assert "going on from the step before" in said[0]
+
+
+def test_the_shared_cache_keeps_to_its_limit_and_drops_the_oldest(tmp_path: Path):
+    import os
+
+    store = Store(tmp_path / "a", tmp_path / "shared", limit_bytes=100_000)
+    for index, name in enumerate("abc"):
+        store.save(name * 64, "s", state(1.0, size=10_000))
+        os.utime(tmp_path / "shared" / (name * 2) / f"{name * 64}.safetensors", (index, index))
+    store = dataclasses.replace(store, folder=tmp_path / "z")
+    store.save("d" * 64, "s", state(1.0, size=10_000))
+    left = sorted(path.stem[0] for path in (tmp_path / "shared").rglob("*.safetensors"))
+    assert left == ["c", "d"]
