@@ -1,3 +1,12 @@
-"""paretune.report."""
+"""What a run found, for people: one self-contained HTML page, and a table for the terminal.
 
-__all__: list[str] = []
+Reads a run folder (`summary.json`, `events.jsonl`, certificates); needs neither torch nor a runtime.
+"""
+
+from paretune.report._front import front
+from paretune.report._html import html, write_report
+from paretune.report._rows import headline
+from paretune.report._summary import read_summary
+from paretune.report._table import table, text
+
+__all__ = ["front", "headline", "html", "read_summary", "table", "text", "write_report"]
