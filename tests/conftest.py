@@ -56,7 +56,7 @@ def _tiny_net() -> torch.nn.Module:
 
 @pytest.fixture
 def tiny_task(digits: dict[str, tuple[np.ndarray, np.ndarray]]) -> Task:
-    """Return a task on the digits with a factory of an untrained net of 8-16-32-32 channels; an epoch takes 0.1 s."""
+    """Return a task on the digits with a factory of an untrained net of 8-16-32-32 channels (0.1 s an epoch)."""
     return Task(name="tiny", model=_tiny_net, example=torch.from_numpy(digits["val"][0][:1]), **digits)
 
 
