@@ -19,7 +19,9 @@ from paretune.cli._screen import Screen, command
 )
 @click.option("--max-latency", help="A fraction of the baseline's (0.5x), or a time (3ms).")
 @click.option("--max-size", help="A fraction of the baseline's bytes (0.25x), or an amount (300KB).")
-@click.option("--max-flips", type=float, help="The most samples, in percent, that may be right before and wrong now.")
+@click.option(
+    "--max-flips", type=float, help="The most samples, in percent, that may be right before and wrong now."
+)
 @click.option("--max-class-drop", type=float, help="The most points that the worst class may lose.")
 @click.option("--budget", default="20min", show_default=True, help="How long to search: 90s, 20min, 1.5h.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of the runtime when measured.")

@@ -68,18 +68,22 @@ def _resume(screen: Screen, folder: Path, cache: bool) -> int:
     if (folder / "optimize.json").is_file():
         return _resume_search(screen, folder, cache)
     steps = read_recipe(folder / "recipe.yaml")
-    return show_run(screen, folder, lambda emit: run_recipe(steps, out=folder, resume=True, cache=cache, emit=emit))
+    return show_run(
+        screen, folder, lambda emit: run_recipe(steps, out=folder, resume=True, cache=cache, emit=emit)
+    )
 
 
 def _resume_search(screen: Screen, folder: Path, cache: bool) -> int:
-    from paretune.ladder import Settings
     from paretune import optimize
+    from paretune.ladder import Settings
     from paretune.recipe import read_recipe
     from paretune.task import load_task
 
     frame = read_recipe(folder / "recipe.yaml")
     if frame.task is None:
-        raise InputError(f"{folder} was begun in Python with a task of its own: call paretune.optimize(resume=True)")
+        raise InputError(
+            f"{folder} was begun in Python with a task of its own: call paretune.optimize(resume=True)"
+        )
     task = load_task(frame.task)
     asked = Settings.from_json((folder / "optimize.json").read_text())
     return show_run(

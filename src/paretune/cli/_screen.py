@@ -66,8 +66,9 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
         """Return the chosen value, or fail with the nearest one."""
         try:
             return super().convert(value, param, ctx)
-        except click.BadParameter as error:
-            self.fail(f"{error.message.rstrip('.')}.{nearest(str(value), map(str, self.choices))}", param, ctx)
+        except click.BadParameter:
+            names = [str(choice) for choice in self.choices]
+            self.fail(f"'{value}' is none of {', '.join(names)}.{nearest(str(value), names)}", param, ctx)
 
 
 def command(name: str, **settings: Any) -> Callable[[Callable[..., int | None]], Command]:

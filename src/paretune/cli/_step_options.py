@@ -101,23 +101,29 @@ def take_apart(annotation: Any) -> Hint:
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """Return the text that stands beneath each field of a class, on one line."""
+    """Return the text that stands beneath each field of a class and its bases, on one line."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(base):
+            docs |= _docs_beneath(base)
+    return docs
+
+
+def _docs_beneath(kind: type) -> dict[str, str]:
     try:
         body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     except (OSError, TypeError, SyntaxError):  # no source: a class made at run time
         return {}
     assert isinstance(body, ast.ClassDef)
-    docs = {}
-    for statement, below in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)
-            and isinstance(below.value.value, str)
-        ):
-            docs[statement.target.id] = " ".join(below.value.value.split())
-    return docs
+    return {
+        field.target.id: " ".join(below.value.value.split())
+        for field, below in zip(body.body, body.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }
 
 
 def _option(field: dataclasses.Field[Any], hint: Hint, words: str, name: str) -> click.Option:
@@ -129,7 +135,7 @@ def _option(field: dataclasses.Field[Any], hint: Hint, words: str, name: str) ->
         [f"--{dashed}", _key(field.name)],
         type=Choice(list(hint.choices)) if hint.choices else str,
         multiple=bool({list, tuple} & set(hint.kinds)),
-        metavar=None if hint.choices else _metavar(hint),
+        metavar=_metavar(hint),
         help=described,
         shell_complete=_completions(field.name, hint),
     )
@@ -163,6 +169,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _metavar(hint: Hint) -> str:
+    if hint.choices:  # written out, for click would show `channels_last` with the dash that it also takes
+        return f"[{'|'.join(hint.choices)}]"
     names = {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "VALUE", list: "VALUE", dict: "MAPPING"}
     return "|".join(dict.fromkeys(names.get(kind, "VALUE") for kind in hint.kinds))
 

@@ -88,9 +88,7 @@ class Technique(Command):
         with screen(json=json, quiet=quiet) as shown:
             recipe = self._recipe(step, options)
             folder = options["out"] or free_folder(self.family)
-            return show_run(
-                shown, folder, lambda emit: run(recipe, out=folder, cache=options["cache"], emit=emit)
-            )
+            return show_run(shown, folder, lambda emit: run(recipe, out=folder, cache=options["cache"], emit=emit))
 
     def _recipe(self, step: type[Step], options: dict[str, Any]) -> Recipe:
         """Return the recipe of one step; what is wrong with the options is told in the command's words."""
@@ -127,7 +125,7 @@ def _own_params() -> list[click.Parameter]:
     def options() -> None:
         """Only its parameters are used."""
 
-    return list(reversed(options.__click_params__))  # type: ignore[attr-defined]
+    return list(reversed(options.__click_params__))
 
 
 def _value_of(option: str, args: Sequence[str]) -> str | None:
