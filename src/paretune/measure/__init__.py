@@ -1,3 +1,22 @@
-"""paretune.measure."""
+"""Latency, size, cost and memory of files, on the runtime that ships; importing it imports no runtime."""
 
-__all__: list[str] = []
+from paretune.measure._cost import macs, parameters
+from paretune.measure._doctor import doctor
+from paretune.measure._file import file, size
+from paretune.measure._latency import latency
+from paretune.measure._process import fresh_process
+from paretune.measure._service import Service, parse_deadline, parse_rate, serve
+
+__all__ = [
+    "Service",
+    "doctor",
+    "file",
+    "fresh_process",
+    "latency",
+    "macs",
+    "parameters",
+    "parse_deadline",
+    "parse_rate",
+    "serve",
+    "size",
+]
