@@ -4,6 +4,7 @@ from paretune.measure._cost import macs, parameters
 from paretune.measure._doctor import doctor
 from paretune.measure._file import file, size
 from paretune.measure._latency import latency
+from paretune.measure._layers import layer_table
 from paretune.measure._process import fresh_process
 from paretune.measure._service import Service, parse_deadline, parse_rate, serve
 
@@ -13,6 +14,7 @@ __all__ = [
     "file",
     "fresh_process",
     "latency",
+    "layer_table",
     "macs",
     "parameters",
     "parse_deadline",
