@@ -23,30 +23,32 @@ def example_feeds(engine: Engine, batch: int, inputs: Any = None) -> Feeds:
     if inputs is not None:
         return _at_batch(_named(engine, inputs), engine.inputs, batch)
     generator = np.random.default_rng(0)
-    free = engine.inputs[0].shape[0] if engine.inputs and engine.inputs[0].shape else None
+    free = _batch_dimension(engine.inputs)
     return {entry.name: _made_up(entry, _shape(entry, free, batch), generator) for entry in engine.inputs}
 
 
-def reference_inputs(path: Path) -> Feeds | None:
-    """Return the example inputs stored beside a file as `NAME.reference.npz`, or None where there are none.
+def reference_inputs(*paths: Path) -> Feeds | None:
+    """Return the example inputs beside the first file that has a `NAME.reference.npz`, or None.
 
-    Read are the arrays named `input.NAME` (or `inputs.NAME`); the export writes them at each batch it checks.
+    Read are its arrays `input/NAME`, a few samples each, as the export writes them.
     """
-    beside = Path(path).with_suffix(".reference.npz")
-    if not beside.is_file():
-        return None
-    with np.load(beside, allow_pickle=False) as stored:
-        found = {
-            key.split(".", 1)[1]: stored[key] for key in stored.files if key.startswith(("input.", "inputs."))
-        }
-    return found or None
+    for path in paths:
+        beside = Path(path).with_suffix(".reference.npz")
+        if beside.is_file():
+            with np.load(beside, allow_pickle=False) as stored:
+                names = [key for key in stored.files if key.startswith("input/")]
+                return {key.removeprefix("input/"): stored[key] for key in names}
+    return None
 
 
 def _named(engine: Engine, inputs: Any) -> Feeds:
+    """Return name -> array; arrays whose names the file does not know are taken in order if they are as many."""
     names = [entry.name for entry in engine.inputs]
     if isinstance(inputs, np.ndarray):
         inputs = {names[0]: inputs}
     if isinstance(inputs, Mapping) and all(isinstance(value, np.ndarray) for value in inputs.values()):
+        if len(inputs) == len(names) and not set(names) & set(inputs):
+            return dict(zip(names, inputs.values(), strict=True))
         found = {name: inputs[name] for name in names if name in inputs}
     else:
         found = named_feeds(names, inputs)
@@ -57,17 +59,28 @@ def _named(engine: Engine, inputs: Any) -> Feeds:
 
 
 def _at_batch(found: Feeds, inputs: tuple[Input, ...], batch: int) -> Feeds:
-    """Repeat or cut to the batch every input whose dimension 0 is the first one's, and check the types."""
-    first = next(iter(found.values()))
-    size = first.shape[0] if first.ndim else None
+    """Repeat or cut to the batch every input that has one, and check shapes."""
+    free = _batch_dimension(inputs)
     made = {}
     for entry in inputs:
         array = found[entry.name]
-        if array.ndim and array.shape[0] == size and size != batch:
+        if array.ndim and entry.shape and entry.shape[0] == free:
             _check_free(entry, batch)
             array = np.resize(array, (batch, *array.shape[1:]))
+        _check_shape(entry, array)
         made[entry.name] = np.ascontiguousarray(array, dtype=entry.dtype)
     return made
+
+
+def _batch_dimension(inputs: tuple[Input, ...]) -> int | str | None:
+    """Return what the file calls dimension 0 of its first input."""
+    return inputs[0].shape[0] if inputs and inputs[0].shape else None
+
+
+def _check_shape(entry: Input, array: np.ndarray) -> None:
+    wanted, got = entry.shape, array.shape
+    if len(wanted) != len(got) or any(isinstance(w, int) and w != g for w, g in zip(wanted, got, strict=True)):
+        raise InputError(f"input '{entry.name}' takes {_written(wanted)}; the example input is {_written(got)}")
 
 
 def _shape(entry: Input, free: int | str | None, batch: int) -> tuple[int, ...]:
@@ -78,7 +91,7 @@ def _shape(entry: Input, free: int | str | None, batch: int) -> tuple[int, ...]:
     unknown = [size for size in shape if isinstance(size, str)]
     if unknown:
         raise InputError(
-            f"input '{entry.name}' {_written(entry)} leaves {', '.join(unknown)} open; "
+            f"input '{entry.name}' {_written(entry.shape)} leaves {', '.join(unknown)} open; "
             "give an example input, whose size is then used"
         )
     return tuple(int(size) for size in shape)
@@ -87,13 +100,13 @@ def _shape(entry: Input, free: int | str | None, batch: int) -> tuple[int, ...]:
 def _check_free(entry: Input, batch: int) -> None:
     if entry.shape and isinstance(entry.shape[0], int) and entry.shape[0] != batch:
         raise InputError(
-            f"input '{entry.name}' {_written(entry)} takes a batch of {entry.shape[0]} only, and the target's "
+            f"input '{entry.name}' {_written(entry.shape)} takes a batch of {entry.shape[0]} only, and the target's "
             f"batch is {batch}; set the target's batch to {entry.shape[0]}, or export with a free batch"
         )
 
 
-def _written(entry: Input) -> str:
-    return f"({', '.join(map(str, entry.shape))})"
+def _written(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
 
 
 def _made_up(entry: Input, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:

@@ -77,7 +77,8 @@ def latency(
 
     rounds: exactly so many, once. Without it, rounds for about `seconds` per file, and again (at most 5 times)
     while a verdict is "too noisy": after a wandering baseline from the start, after a wide interval in addition.
-    inputs: real inputs, as `example_feeds` takes them; else those stored beside the baseline, else made up.
+    inputs: real inputs, as `example_feeds` takes them; else those stored beside the
+    first file that has some, else made up.
     Returns one Latency per file; the baseline's has ratio 1 and no verdict.
     """
     paths = [Path(file) for file in files]
@@ -157,7 +158,7 @@ def _stretch(paths: Sequence[Path], target: Target, rounds: int | None, seconds:
 def _instances(paths: Sequence[Path], target: Target, inputs: Any) -> tuple[list[Call], Callable[[], None]]:
     """Return one bound call per file, and a check that no engine wrote into its input."""
     if inputs is None:
-        inputs = reference_inputs(paths[0])
+        inputs = reference_inputs(*paths)
     calls: list[Call] = []
     given: list[tuple[Path, Feeds, Feeds]] = []
     for path in paths:
@@ -207,7 +208,7 @@ def _rounds(calls: Sequence[Call], sizes: Sequence[int], count: int, generator: 
     try:
         for number in range(count):
             order = order[::-1] if number % 2 else generator.permutation(len(calls))
-            for column in order:
+            for column in map(int, order):
                 times = _block(calls[column], sizes[column])
                 medians[number, column] = np.median(times)
                 single[column].append(times)
