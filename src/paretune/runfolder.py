@@ -102,6 +102,7 @@ def open_run(
         for name, text in settings.items():
             if name not in existing:
                 write_text(path / name, text)
+        _sweep(path)
         _drop_torn_line(path / "events.jsonl")
         try:
             events = (path / "events.jsonl").open("a", encoding="utf-8")
@@ -123,6 +124,12 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return events
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files that a kill in the middle of a write left: the lock says nobody writes here."""
+    for temporary in path.rglob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def _drop_torn_line(file: Path) -> None:
