@@ -19,7 +19,7 @@ def rate(step: int, total: int, *, lr: float, warmup: int = 0, schedule: str = "
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
     """
     if step < warmup:
-        return lr * (step + 1) / warmup
+        return lr * ((step + 1) / warmup)  # in this order the last step of the climb is exactly lr
     if schedule == "constant":
         return lr
     return lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
