@@ -17,7 +17,7 @@ class BatchCheck:
 
     batch: int
     error: float
-    """Largest |difference| / largest |reference| of a float file; of an INT8 file, in steps of the output's grid."""
+    """Largest |difference| over largest |reference|; for an INT8 file, in steps of the output's grid instead."""
     ok: bool
     diverges_at: str | None = None
     """The first node whose value differs from PyTorch's, where the check failed."""
@@ -38,10 +38,12 @@ class Certificate:
     fixed_batch: int | None = None
     """The only batch the model takes, or None where the batch is free."""
     drop_against_float: float | None = None
-    """INT8 files: largest |difference| to the float graph's outputs over their largest |value|; a report, no test."""
+    """INT8 files: largest |difference| to the float file's outputs over their largest; reported, not tested."""
     metric: dict[str, Any] = field(default_factory=dict)
     """The metric re-measured from the file: name, value, low, high, n, split."""
     versions: dict[str, str] = field(default_factory=dict)
+    reference_sha256: str = ""
+    """Of `NAME.reference.npz`, so that a file and its reference are not changed together unseen."""
 
     @property
     def ok(self) -> bool:
