@@ -64,7 +64,7 @@ def module_of(node: onnx.NodeProto) -> str:
     metadata name the norm.
     """
     if node.op_type in WEIGHTED and len(node.input) > 1 and ".weight" in node.input[1]:
-        return node.input[1].rpartition(".weight")[0]
+        return str(node.input[1]).rpartition(".weight")[0]
     scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "")
     try:
         path = ast.literal_eval(scopes) if scopes else []

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paretune.data import map_tensors
+from paretune.data import map_tensors, tensors_of
 from paretune.errors import TaskError
 from paretune.export._batches import batch_of, is_batched, take
 from paretune.feeds import feeds
