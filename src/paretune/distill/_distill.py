@@ -81,11 +81,9 @@ def distill(
     losses, alpha: see `Distill`. training: epochs, lr, ... as `train.fit` takes them.
     Student and teacher may return a tensor, a dict or a tuple: `metrics.main_output` says what is compared.
     """
-    taught = resolve_losses(losses)
-    guide = (
-        copy.deepcopy(teacher).eval().requires_grad_(False)
-    )  # a copy: it is moved and laid out, the original not
-    objective = _objective(guide, taught, task, alpha, label_smoothing)
+    Distill(losses=tuple(losses), alpha=alpha, label_smoothing=label_smoothing, **training)  # validates
+    guide = copy.deepcopy(teacher).eval().requires_grad_(False)  # moved and laid out like the student
+    objective = _objective(guide, resolve_losses(losses), task, alpha, label_smoothing)
     key = json.dumps({"losses": list(losses), "alpha": alpha}, sort_keys=True)
     return fit(
         student, task, label_smoothing=label_smoothing, objective=objective, objective_key=key,

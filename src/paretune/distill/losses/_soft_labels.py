@@ -38,7 +38,7 @@ def soft_labels(student: torch.Tensor, teacher: torch.Tensor, *, temperature: fl
     if student.ndim < 2 or student.shape[1] < 2:
         raise TaskError(
             f"soft_labels: logits of shape {tuple(student.shape)} have no axis of at least 2 classes, and the "
-            "softmax of a single logit is always 1; give a binary classifier two outputs, or train without distillation"
+            "softmax of a single logit is always 1; give a binary classifier two outputs, or do not distil"
         )
     if temperature <= 0:
         raise TaskError(f"soft_labels: temperature={temperature:g} must be above 0; 4 is usual")
