@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 
 import pytest
@@ -59,24 +60,50 @@ def make_diverging():
 '''
 
 RECIPE = """
-task: {task}:make_task
+task: quarters.py:make_task
 steps:
-  - train: {{epochs: 2, lr: 0.01, precision: float32, layout: contiguous}}
-  - prune.channels: {{score: l1, ratio: 0.5, multiple: 8}}
-  - distill: {{epochs: 1, lr: 0.01, precision: float32, layout: contiguous}}
-  - quantize.static: {{calibration: 32}}
+  - train: {epochs: 2, lr: 0.01, precision: float32, layout: contiguous}
+  - quantize.static: {calibration: 32}
+constraints: {max_size: 0.001x}
 seed: 1
 """
+"""Two candidates, and a bound that nothing holds."""
+
+
+def write_task(folder):
+    """Write quarters.py and recipe.yaml."""
+    (folder / "quarters.py").write_text(textwrap.dedent(TASK))
+    (folder / "recipe.yaml").write_text(RECIPE)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Work in a folder that holds quarters.py and recipe.yaml, with a cache of its own."""
-    (tmp_path / "quarters.py").write_text(textwrap.dedent(TASK))
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(task="quarters.py"))
+    write_task(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def infeasible_run(tmp_path_factory):
+    """Return (folder, result) of `paretune run recipe.yaml`, walked once for all tests."""
+    folder = tmp_path_factory.mktemp("run")
+    write_task(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PARETUNE_CACHE", str(folder / "cache"))
+        return folder, CliRunner().invoke(app, ["run", "recipe.yaml"])
+
+
+@pytest.fixture
+def finished(infeasible_run, monkeypatch, tmp_path):
+    """Work in a copy of the folder of that run; its run folder is runs/recipe."""
+    folder = tmp_path / "copy"
+    shutil.copytree(infeasible_run[0], folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PARETUNE_CACHE", str(folder / "cache"))
+    return folder
 
 
 @pytest.fixture

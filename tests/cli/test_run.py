@@ -1,55 +1,76 @@
 """`paretune run`, from the recipe to the table, and what goes wrong on the way."""
 
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from paretune.cli._flow import free_folder
 
-def test_a_recipe_runs_from_training_to_the_table(cli, folder):
-    result = cli("run", "recipe.yaml")
-    assert result.exit_code == 0, result.output
-    for name in ("baseline", "pruned", "distilled", "quantized"):
-        assert name in result.stdout
+
+def test_a_recipe_runs_from_training_to_the_table(infeasible_run):
+    folder, result = infeasible_run
+    for name in ("baseline", "quantized", "accuracy", "latency", "bytes", "MACs", "params"):
+        assert name in result.stdout, result.output
     run = folder / "runs" / "recipe"
-    for name in ("recipe.yaml", "events.jsonl", "summary.json", "report.html"):
+    for name in ("recipe.yaml", "events.jsonl", "summary.json", "report.html", "artifacts/quantized.onnx"):
         assert (run / name).is_file()
-    assert f"folder  runs/{run.name}" in result.stdout
-    assert "step 1 of 4, train" in result.stderr
-    assert "epoch 2 of 2" in result.stderr
-    check_that_a_second_run_takes_steps_from_the_cache(cli, folder)
-    check_that_the_folder_is_refused_and_resumed(cli, run)
+    assert "folder  runs/recipe\nreport  runs/recipe/report.html\n" in result.stdout
+    for line in ("step 1 of 2, train", "epoch 2 of 2", "step 2 of 2, quantize.static", "measuring latency"):
+        assert line in result.stderr
+    assert "\x1b" not in result.output
 
 
-def check_that_a_second_run_takes_steps_from_the_cache(cli, folder):
-    """The same recipe gets a folder of its own, and `--json` is one document."""
-    result = cli("run", "recipe.yaml", "--json")
-    assert result.exit_code == 0, result.output
+def test_constraints_that_cannot_be_met_exit_with_3_and_show_the_best(infeasible_run):
+    _, result = infeasible_run
+    assert result.exit_code == 3
+    assert "best    none" in result.stdout
+    assert (
+        "infeasible: no candidate holds the constraints; the best that was reached is 'quantized'" in result.stderr
+    )
+
+
+def test_a_finished_run_is_not_overwritten(finished, cli):
+    result = cli("run", "recipe.yaml", "--out", "runs/recipe")
+    assert result.exit_code == 2
+    assert "--resume runs/recipe" in result.stderr
+
+
+def test_a_resumed_run_measures_nothing_twice_and_ends_the_same(finished, cli):
+    before = (finished / "runs/recipe/summary.json").read_text()
+    result = cli("run", "--resume", "runs/recipe", "--json")
+    assert result.exit_code == 3, result.output
+    assert (finished / "runs/recipe/summary.json").read_text() == before
     document = json.loads(result.stdout)
-    assert document["folder"] == "runs/recipe-2"
-    assert [row["name"] for row in document["candidates"]] == ["baseline", "pruned", "distilled", "quantized"]
-    assert document["candidates"][0]["latency"]["verdict"] is None
-    assert not any((folder / "runs" / "recipe-2" / "artifacts").glob("*.tmp"))
+    assert document.pop("folder") == "runs/recipe"
+    assert document == json.loads(before)
 
 
-def check_that_the_folder_is_refused_and_resumed(cli, run):
-    """A finished run is not overwritten; resuming it gives the same summary."""
-    refused = cli("run", "recipe.yaml", "--out", run)
-    assert refused.exit_code == 2
-    assert f"--resume {run}" in refused.stderr
-    before = (run / "summary.json").read_text()
-    resumed = cli("run", "--resume", run, "--quiet")
-    assert resumed.exit_code == 0, resumed.output
-    assert resumed.stderr == ""
-    assert (run / "summary.json").read_text() == before
+def test_quiet_prints_the_result_only(finished, cli):
+    result = cli("run", "--resume", "runs/recipe", "--quiet")
+    assert result.stderr == ""
+    assert "quantized" in result.stdout
+
+
+def test_resuming_refuses_other_settings(finished, cli):
+    result = cli("run", "--resume", "runs/recipe", "--set", "seed=3", "--device", "cpu")
+    assert result.exit_code == 2
+    assert "leave out --set, --device" in result.stderr
+
+
+def test_the_next_run_gets_a_free_folder(finished):
+    assert free_folder("recipe") == Path("runs/recipe-2")
+    assert free_folder("other") == Path("runs/other")
 
 
 def test_overrides_reach_the_steps_and_wrong_ones_are_told_together(cli, folder):
-    result = cli(
-        "run", "recipe.yaml", "--set", "train.epochs=0", "--set", "distil.epochs=1", "--set", "train.lrr=1"
-    )
+    result = cli("run", "recipe.yaml", "--set", "train.epochs=0", "--set", "tran.epochs=1", "--set", "train.lrr=1")
     assert result.exit_code == 2
     assert "epochs=0 must be at least 1" in result.stderr
-    assert "no step 'distil'. Did you mean 'distill'?" in result.stderr
+    assert "no step 'tran'. Did you mean 'train'?" in result.stderr
     assert "no field 'lrr'. Did you mean 'lr'?" in result.stderr
     assert not (folder / "runs").exists()
 
@@ -91,11 +112,39 @@ def test_a_loss_that_is_nan_fails_the_run(cli, folder):
     assert "NaN" in result.stderr or "nan" in result.stderr
 
 
-def test_constraints_that_cannot_be_met_exit_with_3_and_show_the_best(cli, folder):
-    result = cli("run", "recipe.yaml", "--set", "constraints.max_size=0.001x", "--out", "out")
-    assert result.exit_code == 3, result.output
-    assert "quantized" in result.stdout
-    assert "infeasible: no candidate holds the constraints; the best that was reached is" in result.stderr
+def test_one_technique_is_a_recipe_of_one_step(cli, folder):
+    result = cli("train", "quarters.py:make_task", "--epochs", 1, "--weight_decay", 0, "--seed", 3, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["folder"] == "runs/train"
+    (candidate,) = document["candidates"]
+    assert (
+        candidate["recipe"]["steps"][0]["train"] | {"epochs": 1, "weight_decay": 0}
+        == candidate["recipe"]["steps"][0]["train"]
+    )
+    assert candidate["recipe"]["seed"] == 3
+
+
+def test_wrong_options_of_a_technique_are_told_together_in_its_words(cli, folder):
+    result = cli("train", "quarters.py:make_task", "--epochs", 0, "--lr", 50)
+    assert result.exit_code == 2
+    assert "paretune train: epochs=0 must be at least 1" in result.stderr
+    assert "paretune train: lr=50 must be" in result.stderr
+    result = cli("quantize", "quarters.py:make_task", "--calibrtion", 8)
+    assert "Did you mean '--calibration'?" in result.stderr
+
+
+def test_ctrl_c_prints_the_command_that_goes_on(folder):
+    command = [sys.executable, "-m", "paretune.cli", "train", "quarters.py:make_task", "--epochs", "900"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    seen = iter(process.stderr.readline, "")
+    assert any("epoch 3 of 900" in line for line in seen)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.endswith("stopped: interrupted; continue with\n  paretune run --resume runs/train\n")
+    assert "Traceback" not in err and out == ""
+    assert (folder / "runs/train/recipe.yaml").is_file()
 
 
 def test_resuming_nothing_is_bad_input(cli, folder):

@@ -71,11 +71,9 @@ def show_result(screen: Screen, result: Result) -> int:
 
 
 def _text(result: Result) -> str:
-    lines = [table_text(result.summary), ""]
-    if result.best is not None:
-        lines.append(f"best    {result.best.name}: {result.best.artifact}")
-    elif not result.summary.get("constraints"):
-        lines.append("best    none: no candidate is faster or smaller than the baseline")
+    best = result.best
+    lines = [table_text(result.summary).rstrip(), ""]
+    lines.append("best    none" if best is None else f"best    {best.name}: {best.artifact}")
     report = result.folder / "report.html"
     return "\n".join([*lines, f"folder  {result.folder}", *([f"report  {report}"] if report.is_file() else [])])
 

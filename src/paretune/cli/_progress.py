@@ -95,6 +95,11 @@ class Seen:
             self._lead(fields)
         self._note_start()
 
+    @property
+    def subject(self) -> tuple[int, str, str]:
+        """What is being worked on: another one is worth a line at once."""
+        return self.index, self.step, self.measuring
+
     def fraction(self) -> float | None:
         """Return how much of the step or measurement under way is done, in [0, 1], or None if unknown."""
         batches = self.done / self.total if self.total else 0.0
@@ -158,16 +163,18 @@ class Lines:
         self.stream = stream
         self.clock = clock
         self.seen = Seen(started=clock(), now=clock())
-        self._last = float("-inf")
+        self._last: tuple[float, object] = (float("-inf"), None)
 
     def __call__(self, kind: str, fields: Fields) -> None:
         """Print the event's line, if it has one and is not one of too many."""
         now = self.clock()
         self.seen.take(kind, fields, now)
         line = describe(kind, fields, self.seen)
-        if line is None or (kind in ("batch", "measuring") and now - self._last < BETWEEN_LINES):
+        last, subject = self._last
+        again = kind in ("batch", "measuring") and subject == self.seen.subject and now - last < BETWEEN_LINES
+        if line is None or again:
             return
-        self._last = now
+        self._last = (now, self.seen.subject)
         self.stream.write(f"[{duration(now - self.seen.started)}] {line}\n")
         self.stream.flush()
 
