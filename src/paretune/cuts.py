@@ -24,6 +24,9 @@ class Cut:
     """The parameter's or buffer's dotted name in the model."""
     axis: int
     keep: tuple[int, ...]
+    blocks: int = 1
+    """Above 1: axis 0 is cut into so many equal blocks, and `keep` lists the indices of each block in turn,
+    equally many for every block (a grouped convolution whose groups lose different input channels)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class Cuts:
         """Return the manifest as plain JSON values."""
         return {
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-            "cuts": [{"tensor": c.tensor, "axis": c.axis, "keep": list(c.keep)} for c in self.cuts],
+            "cuts": [
+                {"tensor": c.tensor, "axis": c.axis, "keep": list(c.keep), "blocks": c.blocks} for c in self.cuts
+            ],
             "attributes": [
                 {"module": a.module, "attribute": a.attribute, "old": a.old, "new": a.new} for a in self.attributes
             ],
@@ -68,7 +73,7 @@ class Cuts:
         """Return the manifest that `to_json` wrote."""
         return cls(
             shapes={name: tuple(shape) for name, shape in content["shapes"].items()},
-            cuts=tuple(Cut(c["tensor"], c["axis"], tuple(c["keep"])) for c in content["cuts"]),
+            cuts=tuple(Cut(c["tensor"], c["axis"], tuple(c["keep"]), c.get("blocks", 1)) for c in content["cuts"]),
             attributes=tuple(Attribute(**attribute) for attribute in content["attributes"]),
             folded=tuple(content["folded"]),
             removed=tuple(content["removed"]),
@@ -82,7 +87,6 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
     A model of another architecture is refused before anything is changed: the error names the first tensor
     that is missing or has another shape.
     """
-    import torch
     from torch import nn
     from torch.nn.utils import parametrize
 
@@ -94,14 +98,14 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
     for name in cuts.removed:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, nn.Identity())
-    replaced: dict[int, torch.Tensor] = {}
+    homes = _homes(model)
     for cut in cuts.cuts:
         owner, _, name = cut.tensor.rpartition(".")
-        module = model.get_submodule(owner)
-        old = getattr(module, name)
-        index = torch.tensor(cut.keep, dtype=torch.long, device=old.device)
-        new = old.detach().index_select(cut.axis, index).contiguous()
-        replaced[id(old)] = _swap(module, name, old, new)
+        old = getattr(model.get_submodule(owner), name)
+        new = _cut(old, cut)
+        homes[id(new)] = homes.pop(id(old))
+        for module, key in homes[id(new)]:  # a tied tensor is cut once, and stays one object
+            setattr(module, key, new)
     for change in cuts.attributes:
         setattr(model.get_submodule(change.module), change.attribute, _value(change.new))
     return model
@@ -111,16 +115,25 @@ def _value(value: Any) -> Any:
     return tuple(_value(item) for item in value) if isinstance(value, list) else value
 
 
-def _swap(module: nn.Module, name: str, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Put a cut tensor where the old one stood: as parameter with its requires_grad, or as buffer."""
+def _homes(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Return every (module, name) at which each parameter and buffer stands; tied ones stand at several."""
+    homes: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                homes.setdefault(id(tensor), []).append((module, name))
+    return homes
+
+
+def _cut(old: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Return the slices that stay: as a parameter with its requires_grad, or as a buffer."""
+    import torch
     from torch import nn
 
-    if isinstance(old, nn.Parameter):
-        parameter = nn.Parameter(new, requires_grad=old.requires_grad)
-        setattr(module, name, parameter)
-        return parameter
-    setattr(module, name, new)
-    return new
+    index = torch.tensor(cut.keep, dtype=torch.long, device=old.device)
+    parts = zip(old.detach().chunk(cut.blocks), index.chunk(cut.blocks), strict=True)
+    new = torch.cat([part.index_select(cut.axis, places) for part, places in parts]).contiguous()
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def _check_shapes(model: nn.Module, cuts: Cuts) -> None:

@@ -1,3 +1,28 @@
-"""paretune.prune."""
+"""Structural pruning: whole channels go, and the model is smaller on every runtime.
 
-__all__: list[str] = []
+`channels` prunes a copy of a model in one call. `analyze` says what can be pruned and why the rest cannot,
+`select` chooses, `predict` says what a choice would cost, `cut` cuts; `replay` does a manifest of cuts again on a
+fresh model. `Channels` is the recipe's step `prune.channels`; the scores are in `paretune.prune.scores`.
+"""
+
+from paretune.cuts import replay
+from paretune.prune._analysis import Analysis, Layer, analyze
+from paretune.prune._channels import Channels, Prediction, Pruned, channels, cut, predict
+from paretune.prune._groups import Group
+from paretune.prune._selection import Selection, select
+
+__all__ = [
+    "Analysis",
+    "Channels",
+    "Group",
+    "Layer",
+    "Prediction",
+    "Pruned",
+    "Selection",
+    "analyze",
+    "channels",
+    "cut",
+    "predict",
+    "replay",
+    "select",
+]

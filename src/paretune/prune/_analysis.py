@@ -1,0 +1,266 @@
+"""Analysis: what of a model can be pruned, what not and why, and what any choice of channels would cost.
+
+Nothing is cut here. `analyze` captures the model, walks the graph (`_couplings`), settles the groups, and then
+tries the groups on a copy: one bundle of each is removed and the model's own forward is run, since widths that
+are written in the code do not show in the graph. A group whose cut the code does not follow is pinned, with the
+user's line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import fx, nn
+
+from paretune.errors import InfeasibleError
+from paretune.prune._capture import Capture, capture
+from paretune.prune._couplings import Couplings, couple
+from paretune.prune._groups import Group, build_groups, layer_name, settle
+from paretune.prune._probe import probe
+from paretune.prune._ranking import smallest
+from paretune.prune._rules import rule_of
+from paretune.prune._surgery import Keep, blocked, kept
+from paretune.prune._units import Axis
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One leaf module, or one parameter of the model itself, as `paretune check` lists it."""
+
+    name: str
+    type: str
+    axes: tuple[Axis, ...]
+    """Units of every axis of its output, the batch first."""
+    makes: bool
+    """True where it makes channels; an activation or a norm only passes them on."""
+    prunable: int
+    """Channels that can be removed (of those that it makes)."""
+    reason: str
+    """Why none can, empty otherwise."""
+    remedy: str
+
+    def shape(self, keep: Keep, repeat: int = 1) -> tuple[int, ...]:
+        """Return the shape of its output once only `keep` stays, for the batch of the given example."""
+        sizes = [int(kept(keep, axis).sum()) for axis in self.axes]
+        return (max(1, sizes[0] // repeat), *sizes[1:]) if sizes else ()
+
+
+@dataclass
+class Analysis:
+    """What `analyze` found. Counts are for one sample."""
+
+    model: nn.Module
+    captured: Capture
+    couplings: Couplings
+    groups: tuple[Group, ...]
+    layers: tuple[Layer, ...]
+    notes: tuple[str, ...] = ()
+    _counts: dict[int, tuple[int, Axis]] = field(default_factory=dict, repr=False)
+
+    @property
+    def unprunable(self) -> tuple[tuple[str, str, str], ...]:
+        """(name, reason, remedy) of every layer that makes channels of which none can be removed."""
+        return tuple((la.name, la.reason, la.remedy) for la in self.layers if la.makes and not la.prunable)
+
+    @cached_property
+    def everything(self) -> Keep:
+        """Every unit stays."""
+        return self.keep(np.empty(0, np.int64))
+
+    def keep(self, removed: Axis) -> Keep:
+        """Return for every unit whether it stays once `removed` are gone."""
+        return self.couplings.units.keep(removed)
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of the model for one sample."""
+        return self.macs_of(self.everything)
+
+    @cached_property
+    def params(self) -> int:
+        """Numbers in the parameters of the model, tied ones once."""
+        return self.params_of(self.everything)
+
+    def macs_of(self, keep: Keep) -> int:
+        """Return the multiply-accumulates that are left once only `keep` stays: exact, nothing is run."""
+        return round(sum(cost.scale * self._product(cost.axes, keep) for cost in self.couplings.costs))
+
+    def params_of(self, keep: Keep) -> int:
+        """Return the parameters that are left once only `keep` stays."""
+        return self._elsewhere + sum(int(self._product(axes, keep)) for axes in self._parameters)
+
+    @cached_property
+    def _parameters(self) -> list[tuple[Axis, ...]]:
+        """The axes of every parameter in the graph; where blocks read different channels, those of the first."""
+        names = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        grouped = blocked(self.couplings)
+        return [
+            tuple(grouped[name, i][0] if (name, i) in grouped else axis for i, axis in enumerate(axes))
+            for name, axes in self.couplings.tensors.items()
+            if name in names
+        ]
+
+    @cached_property
+    def _elsewhere(self) -> int:
+        """Parameters that the graph does not use."""
+        return sum(p.numel() for n, p in self.model.named_parameters() if n not in self.couplings.tensors)
+
+    def _product(self, axes: tuple[Axis, ...], keep: Keep) -> float:
+        out = 1.0
+        for axis in axes:
+            fixed, real = self._counts.get(id(axis), (None, None))
+            if real is None:
+                real = axis[axis >= 0]
+                fixed = len(axis) - len(real)
+                self._counts[id(axis)] = fixed, real
+            out *= fixed + int(np.count_nonzero(keep[real]))  # type: ignore[operator]
+        return out
+
+    @cached_property
+    def floor(self) -> Keep:
+        """What stays when every group is reduced as far as it goes."""
+        return self.keep(smallest(self.couplings, self.groups))
+
+    @cached_property
+    def ceiling(self) -> dict[str, float]:
+        """The smallest MACs and parameters that can be reached, as amounts and as fractions of the model's."""
+        macs, params = self.macs_of(self.floor), self.params_of(self.floor)
+        return {
+            "macs": macs,
+            "params": params,
+            "macs_fraction": macs / max(1, self.macs),
+            "params_fraction": params / max(1, self.params),
+        }
+
+    @cached_property
+    def savings(self) -> list[tuple[int, int]]:
+        """(MACs, parameters) that go when one group alone is reduced as far as it goes, group by group."""
+        goes = np.zeros(self.couplings.units.count, bool)
+        goes[smallest(self.couplings, self.groups)] = True
+        member = np.full(self.couplings.units.count, -1)
+        for index, group in enumerate(self.groups):
+            member[group.blocks.ravel()] = index
+        macs, params = np.zeros(len(self.groups)), np.zeros(len(self.groups))
+        for cost in self.couplings.costs:
+            self._add_savings(macs, cost.axes, cost.scale, goes, member)
+        for axes in self._parameters:
+            self._add_savings(params, axes, 1.0, goes, member)
+        return [(round(a), round(b)) for a, b in zip(macs, params, strict=True)]
+
+    def _add_savings(
+        self, total: NDArray[Any], axes: tuple[Axis, ...], scale: float, goes: Keep, member: Axis
+    ) -> None:
+        factors = [self.couplings.units.factors(axis) for axis in axes]
+        owners = [np.where(f >= 0, member[np.maximum(f, 0)], -1) for f in factors]
+        full = scale * float(np.prod([len(axis) for axis in axes]))
+        for group in {int(g) for owner in owners for g in np.unique(owner)} - {-1}:
+            left = scale
+            for units, owner in zip(factors, owners, strict=True):
+                gone = ((owner == group) & goes[np.maximum(units, 0)]).any(axis=1)
+                left *= len(units) - int(gone.sum())
+            total[group] += full - left
+
+    def table(self, keep: Keep | None = None) -> list[dict[str, Any]]:
+        """Return one plain row per layer: its output now and, with `keep`, after the cut; prunable or why not."""
+        return [
+            {
+                "layer": layer.name,
+                "type": layer.type,
+                "shape": list(layer.shape(self.everything, self.captured.repeat)),
+                "after": None if keep is None else list(layer.shape(keep, self.captured.repeat)),
+                "makes_channels": layer.makes,
+                "prunable": layer.prunable,
+                "reason": layer.reason,
+                "remedy": layer.remedy,
+            }
+            for layer in self.layers
+        ]
+
+    def group_table(self) -> list[dict[str, Any]]:
+        """Return one plain row per group: its layers, width, prunable channels, and what hangs on it."""
+        return [
+            {
+                "group": group.title,
+                "layers": list(group.layers),
+                "width": group.width,
+                "prunable": group.prunable,
+                "step": group.step,
+                "macs": macs,
+                "params": params,
+            }
+            for group, (macs, params) in zip(self.groups, self.savings, strict=True)
+        ]
+
+
+def analyze(model: nn.Module, example: Any) -> Analysis:
+    """Find what can be pruned; the model is not changed.
+
+    example: a tensor, a tuple of positional inputs, or a dict of keyword inputs, any batch.
+    A model that cannot be captured is a SurgeryError that names the user's line.
+    """
+    captured = capture(model, example)
+    state = couple(captured, rule_of)
+    settle(state)
+    groups = probe(model, captured, state, build_groups(state))
+    return Analysis(model, captured, state, tuple(groups), tuple(_layers(model, captured, state, groups)))
+
+
+def require_groups(analysis: Analysis) -> None:
+    """Raise an InfeasibleError that lists the reasons by layer if nothing can be pruned."""
+    if analysis.groups:
+        return
+    reasons = [f"  {name}: {reason}; what would help: {remedy}" for name, reason, remedy in analysis.unprunable]
+    raise InfeasibleError(
+        "no layer of this model has channels that can be removed:\n" + "\n".join(reasons or ["  it has no layers"])
+    )
+
+
+def _layers(model: nn.Module, captured: Capture, state: Couplings, groups: list[Group]) -> list[Layer]:
+    """Return a row for every leaf module that ran, in the order of the graph."""
+    free = np.zeros(state.units.count + 1, bool)
+    for group in groups:
+        free[group.blocks.ravel()] = True
+    modules = dict(model.named_modules())
+    makes: dict[str, Any] = {}
+    for made in state.makes:
+        makes.setdefault(layer_name(made.tensor), made)
+    rows: dict[str, tuple[str, fx.Node]] = {}
+    for node in captured.program.graph.nodes:
+        path = module_of(node)
+        if path in modules and not list(modules[path].children()) and _has_axes(state, node):
+            rows[path] = type(modules[path]).__name__, node
+    for name, made in makes.items():
+        rows.setdefault(name, ("Parameter", made.node))
+    return [
+        Layer(name, kind, tuple(state.values[node]), name in makes, *_verdict(state, free, makes.get(name)))
+        for name, (kind, node) in rows.items()
+    ]
+
+
+def module_of(node: fx.Node) -> str:
+    """Return the dotted name of the innermost module that a node belongs to, empty for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def _has_axes(state: Couplings, node: fx.Node) -> bool:
+    value = state.values.get(node)
+    return isinstance(value, list) and bool(value) and isinstance(value[0], np.ndarray)
+
+
+def _verdict(state: Couplings, free: Keep, made: Any) -> tuple[int, str, str]:
+    """Return (prunable channels, reason why none, remedy) of what a layer makes."""
+    if made is None:
+        return 0, "", ""
+    factors = state.units.factors(made.units)
+    prunable = int((free[np.maximum(factors, 0)] & (factors >= 0)).any(axis=1).sum())
+    if prunable:
+        return prunable, "", ""
+    reasons = state.units.pinned(factors[:, 0])
+    index = int(reasons.max()) if (reasons >= 0).any() else -1
+    reason = state.units.reasons[index]
+    return 0, reason.text, reason.remedy

@@ -1,0 +1,153 @@
+"""Capture: the model as a graph of ATen operators, with the user's line for every node.
+
+`torch.export` in non-strict mode, on static shapes, in eval mode; the graph is not decomposed, so that `linear`,
+`conv2d` and attention stay whole. An example of batch 1 is repeated to 2: with a batch of 1 the exporter could
+not tell the batch from an axis of size 1.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from paretune.data import call, map_tensors, tensors_of
+from paretune.errors import SurgeryError
+
+_TORCH = str(Path(torch.__file__).parent)
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s+(.*)')
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A captured model."""
+
+    program: torch.export.ExportedProgram
+    example: Any
+    """The inputs as captured, on the model's device."""
+    repeat: int
+    """How often the batch of the given example was repeated (1 or 2)."""
+
+
+def capture(model: nn.Module, example: Any) -> Capture:
+    """Capture a model in eval mode; its train/eval state is as before afterwards.
+
+    A model that does not accept the example, or that cannot be captured, is a SurgeryError with the user's line.
+    """
+    example = on_device_of(model, example)
+    with evaluating(model):
+        _try_forward(model, example)
+        doubled = _repeat_batch(example)
+        if doubled is not None:
+            try:
+                return Capture(_export(model, doubled), doubled, 2)
+            except Exception:  # a model with a fixed batch: capture it at that batch, which says more if it fails
+                pass
+        try:
+            return Capture(_export(model, example), example, 1)
+        except Exception as error:
+            raise SurgeryError(
+                f"torch.export cannot capture this model: {type(error).__name__}: {_first_line(error)}"
+                f"{_at(error)}. Control flow that depends on the values of a tensor, and conversions to numpy or "
+                "to Python numbers, cannot be captured: write them with tensor operators (torch.where), or move "
+                "them out of forward"
+            ) from error
+
+
+def on_device_of(model: nn.Module, example: Any) -> Any:
+    """Move an example to where the model's first parameter lives."""
+    first = next(iter(model.parameters()), None)
+    return example if first is None else map_tensors(lambda tensor: tensor.to(first.device), example)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode, and back into the mode each had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def user_line(node: fx.Node) -> str:
+    """Return `file.py:12: code` of the user's line that made a node, or nothing."""
+    return _line_of_trace(node.meta.get("stack_trace") or "")
+
+
+@cache
+def _line_of_trace(trace: str) -> str:
+    return line_of_frames(_FRAME.findall(trace))
+
+
+def line_of_frames(frames: list[tuple[str, str, str, str]]) -> str:
+    """Return the innermost of (file, line, function, code) frames that is not in torch or here."""
+    for file, line, _, code in reversed(frames):
+        if not file.startswith((_TORCH, str(Path(__file__).parent), "<")) and not file.endswith(
+            "paretune/data.py"
+        ):
+            return f"{Path(file).name}:{line}: {code.strip()}"
+    return ""
+
+
+def line_of_error(error: BaseException) -> str:
+    """Return the user's line that raised an error, or nothing."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    return line_of_frames([(f.filename, str(f.lineno), f.name, f.line or "") for f in frames])
+
+
+def _at(error: BaseException) -> str:
+    line = line_of_error(error)
+    return f" (at {line})" if line else ""
+
+
+def _try_forward(model: nn.Module, example: Any) -> None:
+    try:
+        call(model, example)
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in tensors_of(example))
+        raise SurgeryError(
+            f"the model does not accept the example input ({shapes}): {type(error).__name__}: "
+            f"{_first_line(error)}{_at(error)}. Pass inputs that model(...) accepts: a tensor, a tuple, or a dict "
+            "of keyword inputs"
+        ) from error
+
+
+def _repeat_batch(example: Any) -> Any:
+    """Return the example with its batch of 1 repeated to 2, or None where it has none."""
+    tensors = tensors_of(example)
+    if not tensors or tensors[0].dim() == 0 or tensors[0].shape[0] != 1:
+        return None
+    return map_tensors(lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == 1 else t, example)
+
+
+def _export(model: nn.Module, example: Any) -> torch.export.ExportedProgram:
+    keywords = dict(example) if isinstance(example, Mapping) else {}
+    inputs = () if keywords else tuple(example) if isinstance(example, list | tuple) else (example,)
+    logger = logging.getLogger("torch._subclasses.fake_tensor")  # prints tracebacks of what we report in one line
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, inputs, keywords, strict=False)
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:300]

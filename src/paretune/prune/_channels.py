@@ -1,0 +1,215 @@
+"""Channel pruning: whole channels of coupled layers go, and the tensors become smaller.
+
+Groups come from the captured graph (`_couplings`), scores from `prune.scores`, the choice from `_selection`, the
+cut from `_surgery`. The result is a plain module of the user's own class with smaller layers; what was done is in
+its `Cuts`. The cut model is compared with the uncut one in which the same channels are masked before it is
+handed over: a model that computes anything else is never delivered.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
+
+from torch import nn
+
+from paretune.cuts import Cuts, replay
+from paretune.errors import InputError, RecipeError, SurgeryError
+from paretune.methods import find
+from paretune.prune._analysis import Analysis, analyze
+from paretune.prune._probe import difference
+from paretune.prune._selection import COMBINE, Selection, select, target_macs
+from paretune.prune._surgery import make_cuts
+from paretune.recipe import Context, Range, Step, StepResult, check_ranges
+
+if TYPE_CHECKING:
+    from paretune.task import Task
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned copy of a model."""
+
+    model: nn.Module
+    cuts: Cuts
+    """The manifest: `prune.replay(fresh_model, cuts)` does the same again."""
+    unprunable: tuple[tuple[str, str, str], ...]
+    """(layer, reason, what would make it prunable), for layers that cannot lose a channel."""
+    before: dict[str, int]
+    """{"macs": for one sample, "params": tied ones once} of the model as given."""
+    after: dict[str, int]
+    widths: dict[str, int]
+    """Channels that the first layer of each group keeps, for the groups that lost some."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a selection would leave, without doing it."""
+
+    layers: list[dict[str, Any]]
+    """One row per layer; `shape` is its output now, `after` its output after the cut."""
+    macs: int
+    params: int
+
+
+def channels(
+    model: nn.Module,
+    example: Any,
+    *,
+    ratio: float | None = None,
+    threshold: float | None = None,
+    macs: float | str | None = None,
+    widths: Mapping[str, int] | None = None,
+    score: str | Callable[..., Any] = "l1",
+    scope: str = "global",
+    multiple: int = 1,
+    protect: Iterable[str] = (),
+    combine: str = "mean",
+    data: Any = None,
+    loss: Any = None,
+) -> Pruned:
+    """Remove channels from a copy of a model; the model that is given is not changed.
+
+    example: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
+    The choice is that of `select`; `data` and `loss` are for scores that need them. A target that cannot be met,
+    and a model with nothing to prune, are an InfeasibleError before anything is cut.
+    """
+    analysis = analyze(model, example)
+    selection = select(
+        analysis,
+        ratio=ratio,
+        threshold=threshold,
+        macs=macs,
+        widths=widths,
+        score=score,
+        scope=scope,
+        multiple=multiple,
+        protect=protect,
+        combine=combine,
+    )
+    return cut(analysis, selection)
+
+
+def predict(analysis: Analysis, selection: Selection) -> Prediction:
+    """Return shapes, MACs and parameters after a selection is cut: exact, nothing is cut or run."""
+    keep = analysis.keep(selection.removed)
+    return Prediction(analysis.table(keep), analysis.macs_of(keep), analysis.params_of(keep))
+
+
+def cut(analysis: Analysis, selection: Selection) -> Pruned:
+    """Cut a selection out of a copy of the analysed model, and check the copy against the masked model."""
+    model, state, keep = analysis.model, analysis.couplings, analysis.keep(selection.removed)
+    cuts = make_cuts(model, state, keep)
+    pruned = replay(copy.deepcopy(model), cuts)
+    problem = difference(model, analysis.captured.example, state, keep, pruned)
+    if problem is not None:
+        raise SurgeryError(
+            f"prune.channels: the model's own forward does not follow this cut: {problem}. Take sizes from the "
+            "tensor (x.shape[1], -1) where they are written in the code, or protect the layers concerned: "
+            f"protect={list(selection.widths)[:3]}"
+        )
+    return Pruned(
+        model=pruned,
+        cuts=cuts,
+        unprunable=analysis.unprunable,
+        before={"macs": analysis.macs, "params": analysis.params},
+        after={"macs": analysis.macs_of(keep), "params": analysis.params_of(keep)},
+        widths=selection.widths,
+        notes=(*analysis.notes, *selection.notes),
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Channels(Step):
+    """Remove whole channels: a ratio of them, until a target of MACs, or down to given widths.
+
+    Batch-norm statistics are recalibrated on training samples after the cut. Without a target, half of the
+    channels go.
+    """
+
+    name: ClassVar[str] = "prune.channels"
+    uses_data: ClassVar[tuple[str, ...]] = ("train",)
+
+    score: str = "l1"
+    """A name that `paretune methods scores` lists."""
+    ratio: Annotated[float | None, Range(0.0, 1.0, high_open=True)] = None
+    """Fraction of the channels to remove."""
+    macs: Annotated[float | str | None, Range(0.0, 1.0, low_open=True)] = None
+    """Multiply-accumulates to keep: a fraction of the incoming model's, or an amount like "20M"."""
+    widths: dict[str, int] | None = None
+    """Channels that layers keep, by name or glob: {"layer1.*.conv1": 16}."""
+    scope: str = "global"
+    """`global`: the least important of all layers go; `local`: the same ratio of every group."""
+    multiple: Annotated[int, Range(1, 1024)] = 1
+    """Widths after the cut are multiples of this: 16 suits the CPU's kernels."""
+    protect: tuple[str, ...] = ()
+    """Layers, by name or glob, that keep the channels they make."""
+    combine: str = "mean"
+    """How scores of coupled layers become one: mean, sum, max, first."""
+    recalibrate: Annotated[int, Range(0, 1_000_000)] = 512
+    """Training samples for the recalibration of batch norm; 0 leaves the statistics as they were."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        find("scores", self.score)
+        targets = [t for t in ("ratio", "macs", "widths") if getattr(self, t) is not None]
+        if len(targets) > 1:
+            raise RecipeError(f"prune.channels: give one of ratio, macs and widths, not {' and '.join(targets)}")
+        if not targets:
+            object.__setattr__(self, "ratio", 0.5)
+        for field, allowed in (("scope", ("global", "local")), ("combine", COMBINE)):
+            if getattr(self, field) not in allowed:
+                raise RecipeError(
+                    f"prune.channels: {field}='{getattr(self, field)}' must be one of {', '.join(allowed)}"
+                )
+        if self.macs is not None:
+            try:
+                target_macs(self.macs, 1)
+            except InputError as error:
+                raise RecipeError(str(error)) from error
+
+    def select(self, analysis: Analysis) -> Selection:
+        """Return what this step removes from an analysed model."""
+        return select(
+            analysis,
+            ratio=self.ratio,
+            macs=self.macs,
+            widths=self.widths,
+            score=self.score,
+            scope=self.scope,
+            multiple=self.multiple,
+            protect=self.protect,
+            combine=self.combine,
+        )
+
+    def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
+        """Analyse, select, cut, and recalibrate batch norm."""
+        from paretune.train import recalibrate_batch_norm
+
+        analysis = analyze(model, task.inputs())
+        selection = self.select(analysis)
+        prediction = predict(analysis, selection)
+        pruned = cut(analysis, selection)
+        if self.recalibrate:
+            recalibrate_batch_norm(
+                pruned.model,
+                task.data("train"),
+                samples=self.recalibrate,
+                augment=task.augment,
+                device=context.device,
+            )
+        context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": pruned.widths})
+        details = {
+            "before": pruned.before,
+            "after": pruned.after,
+            "widths": pruned.widths,
+            "layers": prediction.layers,
+            "unprunable": [
+                dict(zip(("layer", "reason", "remedy"), row, strict=True)) for row in pruned.unprunable
+            ],
+        }
+        return StepResult(pruned.model, (pruned.cuts,), pruned.notes, details)

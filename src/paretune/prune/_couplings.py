@@ -1,0 +1,249 @@
+"""Couplings: which slices of which parameters must be cut together, read off the captured graph.
+
+The graph is walked once, in order. Every tensor gets one array of unit ids per axis; every operator has one rule
+(`_rules`) that says how the axes of its output follow from those of its inputs, and which units its inputs
+couple. What the walk leaves behind is all that selection and surgery need: the units of every parameter axis,
+which axes make channels and which read them, and what every operator costs.
+
+An operator without a rule pins every axis that goes in and comes out, and is named with the user's line; nothing
+is guessed. Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.12900, has the same aim
+with one rule per module type.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+from torch.export.graph_signature import InputKind
+
+from paretune.prune._capture import Capture, user_line
+from paretune.prune._units import Axis, Units
+
+Axes = list[Axis]
+Value = Any
+"""Axes of a tensor, a list of such for an operator with several outputs, or None for what is no tensor."""
+Rule = Callable[["Couplings", fx.Node, dict[str, Any]], Value]
+"""(couplings, node, arguments by the names of the operator's schema) -> the axes of the output."""
+
+
+class NoRule(Exception):
+    """A rule met a case that it does not cover: the node is treated as an unknown operator."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One axis of one parameter in a role: it makes channels, or it reads them."""
+
+    tensor: str
+    axis: int
+    units: NDArray[np.int64]
+    """(length,), or (blocks, length) where each block of axis 0 reads other units (grouped convolution)."""
+    node: fx.Node
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates of one node: `scale` times the kept lengths of all `axes`, for one sample."""
+
+    scale: float
+    axes: tuple[Axis, ...]
+    node: fx.Node
+
+
+@dataclass
+class Couplings:
+    """The facts that the walk collects; rules call its methods."""
+
+    units: Units = field(default_factory=Units)
+    tensors: dict[str, Axes] = field(default_factory=dict)
+    """Units of every axis of every parameter and buffer, by its first name."""
+    values: dict[fx.Node, Value] = field(default_factory=dict)
+    parameters: dict[fx.Node, str] = field(default_factory=dict)
+    """Placeholders that are a parameter or buffer as it is."""
+    makes: list[Slice] = field(default_factory=list)
+    reads: list[Slice] = field(default_factory=list)
+    balances: list[NDArray[np.int64]] = field(default_factory=list)
+    """(blocks, n): every row must keep equally many units."""
+    unmaskable: list[Axis] = field(default_factory=list)
+    """Axes whose cut no zeroed weight can imitate: a norm has statistics of them, or a computed weight reads them."""
+    costs: list[Cost] = field(default_factory=list)
+    batch: int = 1
+
+    def axes(self, argument: Any) -> Axes:
+        """Return the axes of a tensor argument."""
+        value = self.values.get(argument) if isinstance(argument, fx.Node) else None
+        if not isinstance(value, list) or (value and not isinstance(value[0], np.ndarray)):
+            raise NoRule
+        return value
+
+    def union(self, a: Axis, b: Axis) -> None:
+        """Couple two axes position by position."""
+        if len(a) != len(b):
+            raise NoRule
+        self.units.union(a, b)
+
+    def fixed(self, node: fx.Node, size: int, what: str = "", remedy: str = "") -> Axis:
+        """Return an axis that nothing can shorten, because `node` made it."""
+        return np.full(size, -1 - self.why(node, what or "fixes this size", remedy))
+
+    def pin(self, node: fx.Node, axis: Axis, what: str, remedy: str = "") -> None:
+        """Pin an axis, because of what `node` does with it."""
+        if (np.asarray(axis) >= 0).any():
+            self.units.pin(axis, self.why(node, what, remedy))
+
+    def why(self, node: fx.Node, what: str, remedy: str = "") -> int:
+        """Return the index of a reason: `what` the node does, its name and the user's line."""
+        line = user_line(node)
+        text = f"{_name(node)} {what}" + (f" (at {line})" if line else "")
+        return self.units.reason(text, remedy or "nothing: its size is part of the model's function")
+
+    def make(self, node: fx.Node, weight: fx.Node, axis: int) -> None:
+        """Record that an axis of a weight makes channels."""
+        if weight in self.parameters:
+            self.makes.append(Slice(self.parameters[weight], axis, self.axes(weight)[axis], node))
+
+    def read(self, node: fx.Node, weight: fx.Node, axis: int, units: NDArray[np.int64]) -> None:
+        """Record that an axis of a weight reads channels."""
+        if weight in self.parameters:
+            self.reads.append(Slice(self.parameters[weight], axis, units, node))
+        else:
+            self.unmaskable.append(units.ravel())
+
+    def cost(self, node: fx.Node, *axes: Axis) -> None:
+        """Record a node's multiply-accumulates: the product of these axes' lengths, divided by the batch."""
+        free = tuple(axis for axis in axes if (axis >= 0).any())
+        scale = float(np.prod([float(len(axis)) for axis in axes if not (axis >= 0).any()])) / self.batch
+        self.costs.append(Cost(scale, free, node))
+
+
+def couple(captured: Capture, rules: Callable[[Any], Rule | None]) -> Couplings:
+    """Walk a captured graph; `rules` finds the rule of a node's target."""
+    state = Couplings()
+    graph = captured.program.graph
+    _placeholders(state, captured)
+    for node in graph.nodes:
+        if node.op == "call_function":
+            state.values[node] = _apply(state, node, rules(node.target))
+        elif node.op == "get_attr":
+            state.values[node] = _unshortened(state, node)
+        elif node.op == "output":
+            why = state.units.reason(
+                "it is the model's output", "nothing: the output's shape is what callers rely on"
+            )
+            for argument in node.all_input_nodes:
+                for axis in _every_axis(state.values[argument]):
+                    state.units.pin(axis, why)
+    return state
+
+
+def _placeholders(state: Couplings, captured: Capture) -> None:
+    """Give every parameter and buffer fresh units, tied ones the same, and every input fixed axes."""
+    program = captured.program
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    single = state.units.reason("its size is 1", "nothing: a size of 1 cannot be halved")
+    given = state.units.reason("it is the model's input", "nothing: the input's shape is given")
+    known: dict[int, str] = {}
+    batches = []
+    for node in program.graph.nodes:
+        if node.op != "placeholder":
+            continue
+        spec, sample = specs.get(node.name), node.meta.get("val")
+        if not isinstance(sample, torch.Tensor):
+            state.values[node] = None
+            continue
+        if spec is not None and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER) and spec.target:
+            tensor = _lookup(program, spec.target)
+            name = known.setdefault(id(tensor), spec.target)
+            if name not in state.tensors:
+                state.tensors[name] = [
+                    state.units.new(size) if size > 1 else np.full(size, -1 - single) for size in sample.shape
+                ]
+            state.values[node], state.parameters[node] = state.tensors[name], name
+            continue
+        state.values[node] = [np.full(size, -1 - given) for size in sample.shape]
+        if spec is not None and spec.kind == InputKind.USER_INPUT and sample.dim():
+            batches.append(int(sample.shape[0]))
+    state.batch = max(1, batches[0]) if batches else 1
+
+
+def _lookup(program: torch.export.ExportedProgram, name: str) -> Any:
+    return program.state_dict[name] if name in program.state_dict else program.constants.get(name)
+
+
+def _apply(state: Couplings, node: fx.Node, rule: Rule | None) -> Value:
+    if node.target is operator.getitem:
+        value, index = state.values[node.args[0]], node.args[1]  # type: ignore[index]
+        return value[index] if isinstance(value, list) and isinstance(index, int) else None
+    if not isinstance(node.meta.get("val"), torch.Tensor | list | tuple):
+        return None
+    if rule is not None:
+        try:
+            return rule(state, node, arguments(node))
+        except NoRule:
+            pass
+    return _unknown(state, node)
+
+
+def _unknown(state: Couplings, node: fx.Node) -> Value:
+    """Pin whatever goes in, and fix whatever comes out."""
+    remedy = "an operator with a rule in its place"
+    why = state.why(node, "has no rule for how its axes follow from its inputs", remedy)
+    for argument in node.all_input_nodes:
+        for axis in _every_axis(state.values.get(argument)):
+            state.units.pin(axis, why)
+    return _unshortened(state, node, why)
+
+
+def _unshortened(state: Couplings, node: fx.Node, why: int | None = None) -> Value:
+    """Return fixed axes for every tensor that a node gives."""
+    why = state.why(node, "fixes this size") if why is None else why
+
+    def axes(sample: Any) -> Value:
+        if isinstance(sample, torch.Tensor):
+            return [np.full(int(size), -1 - why) for size in sample.shape]
+        return [axes(item) for item in sample] if isinstance(sample, list | tuple) else None
+
+    return axes(node.meta.get("val"))
+
+
+def _every_axis(value: Value) -> list[Axis]:
+    if isinstance(value, np.ndarray):
+        return [value]
+    return [axis for item in value for axis in _every_axis(item)] if isinstance(value, list) else []
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """Return a node's arguments by the names of its operator's schema, defaults filled in."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip([argument.name for argument in schema], node.args, strict=False)) | node.kwargs
+    return {
+        argument.name: given.get(argument.name, argument.default_value if argument.has_default_value() else None)
+        for argument in schema
+    }
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of the tensor that a node gives."""
+    return tuple(int(size) for size in node.meta["val"].shape)
+
+
+def axis_index(index: int, rank: int) -> int:
+    """Return an axis counted from the front."""
+    return index + rank if index < 0 else index
+
+
+def all_fixed(axes: Sequence[Axis]) -> bool:
+    """Tell whether no position of these axes can ever be removed."""
+    return all(bool((axis < 0).all()) for axis in axes)
+
+
+def _name(node: fx.Node) -> str:
+    target = node.target
+    return f"{getattr(target, '__name__', target)} '{node.name}'"

@@ -1,0 +1,62 @@
+"""Normalisation: the channels pass, and the parameters along them are coupled.
+
+Batch and instance norm treat every channel by itself. Layer, group and RMS norm take statistics over the
+channels: cutting some changes what the others are divided by, which no masking of weights can undo. They are cut
+(the next fit re-learns the scale), and the axes are recorded, so that a check can leave them out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from paretune.prune._couplings import Axes, Couplings, Rule
+from paretune.prune._rules.joining import balance
+from paretune.prune._units import Axis
+
+
+def batch_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Couple the channels with weight, bias and running statistics."""
+    axes = state.axes(arguments["input"])
+    _couple(state, axes[1], arguments, ("weight", "bias", "running_mean", "running_var"))
+    return axes
+
+
+def group_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Couple the channels with the parameters; every group of channels must stay as large as the others."""
+    axes = state.axes(arguments["input"])
+    if arguments["num_groups"] > 1:
+        balance(state, node, axes[1], int(arguments["num_groups"]))
+    state.unmaskable.append(axes[1])
+    _couple(state, axes[1], arguments, ("weight", "bias"))
+    return axes
+
+
+def layer_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Couple the last axes with the parameters; without parameters the width is written in the code."""
+    axes = state.axes(arguments["input"])
+    count = len(arguments["normalized_shape"])
+    for offset, axis in enumerate(axes[-count:]):
+        state.unmaskable.append(axis)
+        if arguments.get("weight") is None:
+            state.pin(node, axis, "normalises over a width written in the code", "elementwise_affine=True")
+        for name in ("weight", "bias"):
+            if arguments.get(name) is not None:
+                state.union(axis, state.axes(arguments[name])[offset])
+    return axes
+
+
+def _couple(state: Couplings, channels: Axis, arguments: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        if arguments.get(name) is not None:
+            state.union(channels, state.axes(arguments[name])[0])
+
+
+RULES: dict[str, Rule] = {
+    "batch_norm": batch_norm,
+    "instance_norm": batch_norm,
+    "group_norm": group_norm,
+    "layer_norm": layer_norm,
+    "rms_norm": layer_norm,
+}

@@ -1,0 +1,117 @@
+"""Operators with weights: one axis of the weight reads the channels, another makes new ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from paretune.prune._couplings import Axes, Couplings, NoRule, Rule, shape_of
+from paretune.prune._rules.joining import balance
+from paretune.prune._units import Axis
+
+
+def linear(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Read the last axis, make a new one: weight is (out, in)."""
+    axes, weight = state.axes(arguments["input"]), state.axes(arguments["weight"])
+    if len(weight) != 2:
+        raise NoRule
+    state.union(axes[-1], weight[1])
+    _bias(state, weight[0], arguments)
+    state.make(node, arguments["weight"], 0)
+    state.read(node, arguments["weight"], 1, axes[-1])
+    state.cost(node, *axes[:-1], *weight)
+    return [*axes[:-1], weight[0]]
+
+
+def convolution(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Read the channels, make new ones: weight is (out, in / groups, *kernel), of any rank."""
+    axes, weight = state.axes(arguments["input"]), state.axes(arguments["weight"])
+    before, channels = _over_space(state, node, axes, weight)
+    _bias(state, weight[0], arguments)
+    reads = _read_in_groups(state, node, arguments, channels, weight)
+    state.make(node, arguments["weight"], 0)
+    space = [state.fixed(node, size) for size in shape_of(node)[len(before) + 1 :]]
+    state.cost(node, *before, weight[0], reads, *weight[2:], *space)
+    return [*before, weight[0], *space]
+
+
+def _read_in_groups(
+    state: Couplings, node: fx.Node, arguments: dict[str, Any], channels: Axis, weight: Axes
+) -> Axis:
+    """Couple the channels with what reads them, and return the axis that one output channel reads."""
+    groups, name = int(arguments["groups"]), arguments["weight"]
+    if groups == 1:
+        state.union(channels, weight[1])
+        state.read(node, name, 1, channels)
+        return weight[1]
+    inner = len(channels) // groups
+    if inner == 1:  # depthwise: each channel makes its own outputs and goes with them
+        state.union(np.repeat(channels, len(weight[0]) // groups), weight[0])
+        return weight[1]
+    balance(state, node, channels, groups)
+    balance(state, node, weight[0], groups)
+    blocks = channels.reshape(groups, inner)
+    if name in state.parameters and len(name.users) == 1:  # each group may lose other places than the next
+        state.read(node, name, 1, blocks)
+        return blocks[0]
+    for row in blocks:
+        state.union(row, weight[1])
+    return weight[1]
+
+
+def transposed(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Read the channels, make new ones: weight is (in, out / groups, *kernel)."""
+    axes, weight = state.axes(arguments["input"]), state.axes(arguments["weight"])
+    groups = int(arguments["groups"])
+    before, channels = _over_space(state, node, axes, weight)
+    if groups not in (1, len(channels)):
+        raise NoRule
+    state.union(channels, weight[0])
+    made = weight[1]
+    if groups == 1:
+        state.make(node, arguments["weight"], 1)
+        state.read(node, arguments["weight"], 0, channels)
+    else:
+        state.pin(node, weight[1], "makes this many outputs of every channel")
+        state.make(node, arguments["weight"], 0)
+        made = np.repeat(weight[0], len(weight[1]))
+    if arguments.get("bias") is not None:
+        state.union(made, state.axes(arguments["bias"])[0])
+    state.cost(node, *axes, *weight[1:])
+    return [*before, made, *(state.fixed(node, size) for size in shape_of(node)[len(before) + 1 :])]
+
+
+def _over_space(state: Couplings, node: fx.Node, axes: Axes, weight: Axes) -> tuple[Axes, Axis]:
+    """Pin space and kernel; return the axes before the channels, and the channels."""
+    rank = len(weight) - 2
+    split = len(axes) - rank - 1
+    if split < 0 or rank < 1:
+        raise NoRule
+    for axis in axes[split + 1 :]:
+        state.pin(node, axis, "convolves over this axis as space")
+    for axis in weight[2:]:
+        state.pin(node, axis, "has this kernel size", "nothing: a kernel's extent is part of the function")
+    return axes[:split], axes[split]
+
+
+def _bias(state: Couplings, made: Axis, arguments: dict[str, Any]) -> None:
+    if arguments.get("bias") is not None:
+        state.union(made, state.axes(arguments["bias"])[0])
+
+
+def embedding(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Look up rows: weight is (vocabulary, width)."""
+    rows, width = state.axes(arguments["weight"])
+    state.pin(node, rows, "looks up its rows by number", "nothing: the vocabulary is given")
+    state.make(node, arguments["weight"], 1)
+    return [*state.axes(arguments["indices"]), width]
+
+
+RULES: dict[str, Rule] = {
+    "linear": linear,
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed),
+    "embedding": embedding,
+}
