@@ -44,6 +44,7 @@ class Evaluation:
             "high": self.high,
             "n": self.n,
             "greater_is_better": self.metric.greater_is_better,
+            "fraction": self.metric.fraction,
         }
 
 

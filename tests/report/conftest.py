@@ -54,7 +54,7 @@ def layers(*, pruned: bool, quantized: bool) -> list[dict[str, Any]]:
                 "bytes_before": 73_728 * (index + 1),
                 "bytes_after": int(73_728 * (index + 1) * share * share) // (4 if quantized else 1),
                 **({"snr_db": 34.2 - 3 * index} if quantized else {}),
-            }  # fmt: skip
+            }
         )
     return found
 
@@ -134,7 +134,7 @@ def make_events() -> list[dict[str, Any]]:
                     "value": value,
                     "best": best,
                     "seconds": 1.3,
-                }  # fmt: skip
+                }
             )
         events.append({"time": 20.0, "kind": "step_finished", "step": step, "index": 0, "seconds": 15.0})
     events.append({"time": 21.0, "kind": "note", "step": "quantize.static", "text": "conv1: bias kept in float"})

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from paretune.report._format import is_number
 
@@ -19,7 +20,16 @@ Format = Callable[[float], str]
 
 WIDTH, HEIGHT = 540, 360
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 34, 46
-CHARACTER = 6.6
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
+Place = tuple[float, float, str]
+"""x, y, and the end of the text that stands there."""
+OFFSETS = (
+    (11.0, 4.0, "start"), (-11.0, 4.0, "end"), (0.0, -12.0, "middle"), (0.0, 20.0, "middle"),
+    (9.0, -9.0, "start"), (9.0, 17.0, "start"), (-9.0, -9.0, "end"), (-9.0, 17.0, "end"),
+)  # fmt: skip
+"""Where a label may stand beside its mark, the best place first."""
+CHARACTER = 7.0
 """Width of a character of a 12 px label, on the wide side, to keep labels apart."""
 
 
@@ -46,6 +56,8 @@ class Line:
     points: Sequence[tuple[float, float]]
     tips: Sequence[str] = ()
     """What hovering over each point shows."""
+    mark: int | None = None
+    """The index of a point to mark (the best epoch)."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,7 @@ def scatter(
     labels = place_labels(
         [(x(p.x), y(p.y)) for p in points],
         [shorten(p.name) if _named(p, len(points)) else "" for p in points],
+        avoid=_thin_boxes(points, stairs, x, y),
     )
     for point, label_at in zip(points, labels, strict=True):
         parts.append(_mark(point, x, y, label_at))
@@ -102,11 +115,7 @@ def scatter(
 
 def lines(curves: Sequence[Line], *, x_label: str, y_label: str, y_format: Format, title: str) -> str:
     """Draw curves over a shared x of whole numbers (epochs); points that are not finite are left out."""
-    clean = [
-        Line(curve.name, *_finite(curve.points, curve.tips))
-        for curve in curves
-        if any(is_number(x) and is_number(y) for x, y in curve.points)
-    ]
+    clean = [curve for curve in map(_finite, curves) if curve.points]
     if not clean:
         return _empty(title)
     xs = [x for curve in clean for x, _ in curve.points]
@@ -145,28 +154,51 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def place_labels(
-    at: Sequence[tuple[float, float]], names: Sequence[str]
+    at: Sequence[tuple[float, float]], names: Sequence[str], avoid: Sequence[Box] = ()
 ) -> list[tuple[float, float, str, str] | None]:
     """Return (x, y, anchor, text) for each label, or None where it has no name or no free place.
 
     at: pixels of the marks. Each label tries right, left, above and below of its mark, and takes the first
-    place that covers no mark, no earlier label and no edge.
+    place that covers no mark, no earlier label and no edge; and none of `avoid`, if there is such a place.
     """
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in at]
     placed: list[tuple[float, float, str, str] | None] = []
     for (x, y), name in zip(at, names, strict=True):
-        placed.append(None)
-        width = CHARACTER * len(name)
-        for dx, dy, anchor in ((11, 4, "start"), (-11, 4, "end"), (0, -12, "middle"), (0, 20, "middle"),
-                               (9, -9, "start"), (9, 17, "start"), (-9, -9, "end"), (-9, 17, "end")):  # fmt: skip
-            left = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
-            box = (left, y + dy - 11, left + width, y + dy + 3)
-            inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= TOP - 14 and box[3] <= HEIGHT - BOTTOM
-            if name and inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                placed[-1] = (x + dx, y + dy, anchor, name)
-                break
+        places = [_label_box(x, y, len(name), *offset) for offset in OFFSETS] if name else []
+        free = [place for place in places if _inside(place[0]) and not _hits(place[0], taken)]
+        box, label = next((p for p in free if not _hits(p[0], avoid)), free[0] if free else (None, None))
+        placed.append((*label, name) if label else None)
+        taken += [box] if box else []
     return placed
+
+
+def _label_box(x: float, y: float, length: int, dx: float, dy: float, anchor: str) -> tuple[Box, Place]:
+    width = CHARACTER * length
+    left = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
+    return (left - 2, y + dy - 11, left + width + 2, y + dy + 3), (x + dx, y + dy, anchor)
+
+
+def _inside(box: Box) -> bool:
+    return box[0] >= LEFT and box[2] <= WIDTH and box[1] >= TOP - 14 and box[3] <= HEIGHT - BOTTOM
+
+
+def _hits(box: Box, others: Sequence[Box]) -> bool:
+    return any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in others)
+
+
+def _thin_boxes(points: Sequence[Point], stairs: Sequence[Point], x: Axis, y: Axis) -> list[Box]:
+    """Return boxes around the intervals and the steps of the front's line, which labels had better not cross."""
+    boxes = []
+    for p in points:
+        if p.x_interval and all(map(is_number, p.x_interval)):
+            boxes.append((x(p.x_interval[0]), y(p.y) - 1, x(p.x_interval[1]), y(p.y) + 1))
+        if p.y_interval and all(map(is_number, p.y_interval)):
+            boxes.append((x(p.x) - 1, y(p.y_interval[1]), x(p.x) + 1, y(p.y_interval[0])))
+    for p, q in pairwise(stairs):
+        boxes.append((x(p.x), y(p.y) - 1, x(q.x), y(p.y) + 1))
+    if stairs:
+        boxes.append((x(stairs[-1].x), y(stairs[-1].y) - 1, float(WIDTH), y(stairs[-1].y) + 1))
+    return boxes
 
 
 def shorten(text: str, length: int = 26) -> str:
@@ -188,8 +220,7 @@ def _svg(label: str, parts: Sequence[str]) -> str:
 
 
 def _empty(title: str) -> str:
-    text = f'<text class="axis" x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">nothing to draw</text>'
-    return _svg(f"{title}: nothing to draw", [text])
+    return _svg(f"{title}: nothing to draw", [_text("axis", WIDTH / 2, HEIGHT / 2, "nothing to draw", "middle")])
 
 
 def _x_axis(values: Sequence[float]) -> Axis:
@@ -211,12 +242,12 @@ def _ends(intervals: object) -> list[float]:
     return [end for pair in intervals if pair is not None for end in pair if is_number(end)]  # type: ignore[attr-defined]
 
 
-def _finite(
-    points: Sequence[tuple[float, float]], tips: Sequence[str]
-) -> tuple[list[tuple[float, float]], list[str]]:
-    texts = list(tips) if len(tips) == len(points) else [""] * len(points)
-    kept = [(p, text) for p, text in zip(points, texts, strict=True) if is_number(p[0]) and is_number(p[1])]
-    return [p for p, _ in kept], [text for _, text in kept]
+def _finite(curve: Line) -> Line:
+    """Return the curve without the points that cannot be drawn."""
+    tips = list(curve.tips) if len(curve.tips) == len(curve.points) else [""] * len(curve.points)
+    kept = [i for i, (x, y) in enumerate(curve.points) if is_number(x) and is_number(y)]
+    mark = kept.index(curve.mark) if curve.mark in kept else None
+    return Line(curve.name, [curve.points[i] for i in kept], [tips[i] for i in kept], mark)
 
 
 def _grid(
@@ -226,19 +257,18 @@ def _grid(
     for value in log_ticks(x.low, x.high) if x.log else ticks(x.low, x.high, 6, whole=whole):
         at = f"{x(value):.1f}"
         parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(
-            f'<text class="axis" x="{at}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{xml(x_format(value))}</text>'
-        )
+        parts.append(_text("axis", x(value), HEIGHT - BOTTOM + 17, x_format(value), "middle"))
     for value in ticks(y.low, y.high):
         at = f"{y(value):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(
-            f'<text class="axis" x="{LEFT - 8}" y="{float(at) + 4:.1f}" text-anchor="end">{xml(y_format(value))}</text>'
-        )
-    parts.append(f'<text class="label" x="{LEFT}" y="{TOP - 16}">{xml(y_label)}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{xml(x_label)}</text>')
+        parts.append(_text("axis", LEFT - 8, y(value) + 4, y_format(value), "end"))
+    parts.append(_text("label", LEFT, TOP - 16, y_label))
+    parts.append(_text("label", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle"))
     return f'<g aria-hidden="true">{"".join(parts)}</g>'
+
+
+def _text(look: str, x: float, y: float, text: str, anchor: str = "start") -> str:
+    return f'<text class="{look}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{xml(text)}</text>'
 
 
 def _staircase(at: Sequence[tuple[float, float]]) -> str:
@@ -270,9 +300,7 @@ def _mark(point: Point, x: Axis, y: Axis, label: tuple[float, float, str, str] |
     else:
         parts.append(f'<circle class="dot" cx="{at_x:.1f}" cy="{at_y:.1f}" r="5.5"/>')
     if label:
-        parts.append(
-            f'<text class="name" x="{label[0]:.1f}" y="{label[1]:.1f}" text-anchor="{label[2]}">{xml(label[3])}</text>'
-        )
+        parts.append(_text("name", label[0], label[1], label[3], label[2]))
     tip = xml(point.tip or point.name)
     return (
         f'<g class="point {xml(point.role)}" tabindex="0" role="img" aria-label="{tip}" data-tip="{tip}" '
@@ -281,13 +309,15 @@ def _mark(point: Point, x: Axis, y: Axis, label: tuple[float, float, str, str] |
 
 
 def _curve(curve: Line, index: int, x: Axis, y: Axis) -> str:
-    path = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in curve.points)
-    parts = [f'<polyline points="{path}"/>']
-    for (px, py), tip in zip(curve.points, curve.tips, strict=True):
+    at = [(f"{x(px):.1f}", f"{y(py):.1f}") for px, py in curve.points]
+    parts = [f'<polyline points="{" ".join(map(",".join, at))}"/>']
+    if curve.mark is not None:
+        cx, cy = at[curve.mark]
+        parts.append(f'<circle class="mark" cx="{cx}" cy="{cy}" r="4"/>')
+    for (cx, cy), (_, py), tip in zip(at, curve.points, curve.tips, strict=True):
         text = xml(tip or f"{curve.name} {py:.4g}")
-        parts.append(
-            f'<circle class="sample" cx="{x(px):.1f}" cy="{y(py):.1f}" r="3.5" data-tip="{text}"><title>{text}</title></circle>'
-        )
+        circle = f'<circle class="sample" cx="{cx}" cy="{cy}" r="5" data-tip="{text}">'
+        parts.append(f"{circle}<title>{text}</title></circle>")
     return f'<g class="curve c{index % 6}" role="img" aria-label="{xml(curve.name)}">{"".join(parts)}</g>'
 
 
@@ -302,7 +332,3 @@ def _legend(names: Sequence[str]) -> str:
         )
         right = left - 32
     return f'<g aria-hidden="true">{"".join(parts)}</g>'
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from paretune.metrics import METRICS
 
@@ -40,7 +40,6 @@ def ratio_text(ratio: float | None) -> str:
     """
     if not is_number(ratio):
         return MISSING
-    assert ratio is not None
     decimals = 2 if abs(ratio) < 10 else 1
     if 0 < abs(ratio) < 0.1:
         decimals = min(1 - math.floor(math.log10(abs(ratio))), 9)
@@ -48,18 +47,16 @@ def ratio_text(ratio: float | None) -> str:
 
 
 def milliseconds_text(milliseconds: float | None) -> str:
-    """Return a time in ms, or in µs (written us) or s where that reads better.
+    """Return a time in ms, so that times compare at a glance; in us below 0.01 ms, in s from 1000 ms.
 
-    >>> [milliseconds_text(value) for value in (0.0412, 3.21, 1500)]
-    ['41.2 us', '3.21 ms', '1.5 s']
+    >>> [milliseconds_text(value) for value in (0.33, 3.214, 1500, 0.0042)]
+    ['0.33 ms', '3.21 ms', '1.5 s', '4.2 us']
     """
     if not is_number(milliseconds):
         return MISSING
-    assert milliseconds is not None
-    for unit, size in (("us", 1e-3), ("ms", 1.0)):
-        if abs(milliseconds) < 1000 * size:
-            return f"{_digits(milliseconds / size)} {unit}"
-    return f"{_digits(milliseconds / 1000)} s"
+    if 0 < abs(milliseconds) < 0.01:
+        return f"{_digits(milliseconds * 1000)} us"
+    return f"{_digits(milliseconds)} ms" if abs(milliseconds) < 1000 else f"{_digits(milliseconds / 1000)} s"
 
 
 def seconds_text(seconds: float | None) -> str:
@@ -70,7 +67,6 @@ def seconds_text(seconds: float | None) -> str:
     """
     if not is_number(seconds):
         return MISSING
-    assert seconds is not None
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -87,7 +83,6 @@ def metric_text(value: float | None, metric: Mapping[str, Any], *, unit: bool = 
     """
     if not is_number(value):
         return MISSING
-    assert value is not None
     if not is_fraction(metric):
         return f"{value:.4g}"
     decimals = 2 if (metric.get("n") or 0) >= MANY_SAMPLES else 1
@@ -99,6 +94,11 @@ def interval_text(low: float | None, high: float | None, metric: Mapping[str, An
     if not (is_number(low) and is_number(high)):
         return ""
     return f"{metric_text(low, metric, unit=False)} to {metric_text(high, metric, unit=False)}"
+
+
+def narrow(interval: str) -> str:
+    """Return `97.2-99.0` of `97.2 to 99.0`, where no minus sign makes that hard to read."""
+    return interval if "-" in interval else interval.replace(" to ", "-")
 
 
 def is_fraction(metric: Mapping[str, Any]) -> bool:
@@ -113,7 +113,7 @@ def greater_is_better(metric: Mapping[str, Any]) -> bool:
     return bool(metric.get("greater_is_better", known.greater_is_better if known else True))
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Say whether a value read from JSON can be shown and drawn: a finite number, not true or false."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -136,7 +136,6 @@ def plain_text(value: Any) -> str:
 def _scaled(count: float | None, units: tuple[str, ...]) -> str:
     if not is_number(count):
         return MISSING
-    assert count is not None
     value = float(count)
     for unit in units[:-1]:
         # 999.95 would round to 1000 in this unit; the next one writes it 1.

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from paretune.files import write_text
+from paretune.report._curves import training_curves
 from paretune.report._format import plain_text
 from paretune.report._rows import Row, behaviour_rows, headline, rows
 from paretune.report._sections import (
-    certificate_notes,
     certificate_rows,
     did_not_help,
     front_drawings,
     layers_of,
     machine_rows,
-    training_curves,
 )
 from paretune.report._summary import Run, read_run
 
@@ -121,8 +121,7 @@ def _content(run: Run, limits: Limits) -> dict[str, Any]:
         "rows": made,
         "layers": _layers(pairs, limits),
         "curves": _curves(run, limits),
-        "checks": certificate_rows(run.certificates),
-        "certificates": certificate_notes(run.certificates),
+        "certificates": certificate_rows(run.certificates),
         "machine": machine_rows(summary["target"], run.certificates),
         "details": [_detail(candidate, row) for candidate, row in pairs[: limits.details]],
         "unhelpful": did_not_help(run, limits.notes),
@@ -147,7 +146,7 @@ def _constraints(run: Run) -> dict[str, Any]:
 
 
 def _tiles(baseline: Row, best: Row | None) -> list[dict[str, str]]:
-    """Return the four numbers beneath the headline; none where no candidate is best."""
+    """Return the four numbers beneath the headline; none where no candidate beats the baseline."""
     if best is None:
         return []
     return [
@@ -157,27 +156,34 @@ def _tiles(baseline: Row, best: Row | None) -> list[dict[str, str]]:
             "note": f"{best.latency} from {baseline.latency}; 95 % interval {best.ratio_interval}",
             "verdict": best.verdict,
         },
-        {"label": "Size", "value": best.bytes_ratio, "note": f"{best.bytes} from {baseline.bytes}", "verdict": ""},
         {
-            "label": "Quality",
-            "value": best.value,
-            "note": f"against {baseline.value}; 95 % interval {best.interval}",
-            "verdict": best.decision,
+            "label": "Bytes",
+            "value": best.bytes_ratio,
+            "note": f"{best.bytes} from {baseline.bytes}",
+            "verdict": "",
+        },
+        {
+            "label": best.final.label,
+            "value": best.final.value,
+            "note": f"against {best.final.before}; 95 % interval {best.final.interval}",
+            "verdict": best.final.verdict,
         },
         {"label": "MACs", "value": best.macs_ratio, "note": f"{best.macs} from {baseline.macs}", "verdict": ""},
     ]
 
 
 def _layers(pairs: list[tuple[Mapping[str, Any], Row]], limits: Limits) -> list[dict[str, Any]]:
-    found = [(candidate, row) for candidate, row in pairs if candidate.get("layers")]
+    """Return the layer tables of the candidates that changed any layer, the best first."""
+    found = ((layers_of(candidate), row) for candidate, row in pairs)
+    changed = ((layers, row) for layers, row in found if any(layer.changed for layer in layers))
     return [
         {
             "name": row.name,
-            "layers": layers_of(candidate, limits.layers),
-            "more": max(len(candidate["layers"]) - limits.layers, 0),
+            "layers": layers[: limits.layers],
+            "more": max(len(layers) - limits.layers, 0),
             "open": index == 0,
         }
-        for index, (candidate, row) in enumerate(found[: limits.layered])
+        for index, (layers, row) in enumerate(islice(changed, limits.layered))
     ]
 
 

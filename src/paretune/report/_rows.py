@@ -25,6 +25,18 @@ from paretune.report._format import (
 
 
 @dataclass(frozen=True)
+class Final:
+    """The metric as it was seen last: on test data where the candidate was confirmed there, ready to print."""
+
+    label: str
+    value: str
+    before: str
+    """The baseline's, on the same data."""
+    interval: str
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One candidate, ready to print."""
 
@@ -40,6 +52,7 @@ class Row:
     decision_text: str
     test_text: str
     """What was measured on the test data, in one sentence; empty where nothing was."""
+    final: Final
     latency: str
     p99: str
     ratio: str
@@ -98,12 +111,23 @@ def _nothing_found(summary: Mapping[str, Any], constraints: Mapping[str, Any] | 
 def _final(
     best: Mapping[str, Any], baseline: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], str]:
-    """Return (metric, baseline's metric, decision, where): on test data if both have it, as they were chosen else."""
+    """Return (metric, baseline's metric, decision, where): on test data if both have it, else as it was chosen."""
     if test_of(best) and test_of(baseline):
         decision = test_of(best).get("decision")
         judged = decision if isinstance(decision, Mapping) else {}
         return test_of(best)["metric"], test_of(baseline)["metric"], judged, " on test data"
     return best["metric"], baseline["metric"], decision_of(best), ""
+
+
+def _final_text(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Final:
+    metric, before, decision, where = _final(candidate, baseline)
+    return Final(
+        label=f"{metric['name']}{where}".capitalize(),
+        value=metric_text(metric["value"], metric),
+        before=metric_text(before["value"], before),
+        interval=interval_text(metric["low"], metric["high"], metric),
+        verdict=_short(decision.get("verdict")),
+    )
 
 
 def test_of(candidate: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -133,10 +157,8 @@ def reasons_against(candidate: Mapping[str, Any]) -> list[str]:
     latency, decision = candidate["latency"], decision_of(candidate)
     reasons = []
     if latency.get("verdict") not in ("faster", None):
-        interval = f"{ratio_text(latency['ratio_low'])} to {ratio_text(latency['ratio_high'])}"
-        reasons.append(
-            f"not shown to be faster: {latency['verdict']}, {ratio_text(latency['ratio'])} ({interval}) the latency"
-        )
+        seen = f"{ratio_text(latency['ratio'])} the latency ({_ratio_interval(latency)})"
+        reasons.append(f"not shown to be faster: {latency['verdict']}, {seen}")
     if decision.get("verdict") and decision["verdict"] != "within":
         reasons.append(decision.get("text") or f"{decision['verdict']}: drop {drop_text(decision, interval=True)}")
     return [str(reason) for reason in reasons]
@@ -178,6 +200,7 @@ def _row(candidate: Mapping[str, Any], baseline: Mapping[str, Any], best: str | 
         decision=_short(decision.get("verdict")),
         decision_text=_sentence(decision),
         test_text=_test_text(candidate),
+        final=_final_text(candidate, baseline),
         latency=milliseconds_text(latency["median_ms"]),
         p99=milliseconds_text(latency["p99_ms"]),
         ratio=ratio_text(latency["ratio"]),

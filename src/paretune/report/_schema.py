@@ -17,6 +17,7 @@ import sys
 import textwrap
 import typing
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from paretune.methods import FAMILIES, registry
@@ -93,7 +94,7 @@ def field_docs(kind: type) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):  # a class without source (object, one made at run time)
             continue
         body = typing.cast(ast.ClassDef, tree.body[0]).body
-        for line, below in zip(body, body[1:], strict=False):
+        for line, below in pairwise(body):
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and _is_text(below):
                 text = ast.literal_eval(typing.cast(ast.Expr, below).value)
                 docs[line.target.id] = " ".join(text.split())

@@ -1,27 +1,25 @@
-"""The parts of the page below the table, as plain values: layers, curves, certificates, machine, what did not help.
+"""The parts of the page beside the table, as plain values: the front, layers, certificates, what did not help.
 
 Each is a pure function of what `_summary.read_run` read, and leaves out what a run does not have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from paretune.artifact import Certificate
-from paretune.report._charts import Line, Point, lines, scatter
+from paretune.report._charts import Point, scatter
 from paretune.report._format import (
     MISSING,
     bytes_text,
     count_text,
     greater_is_better,
-    is_fraction,
     is_number,
     metric_text,
     plain_text,
     ratio_text,
-    seconds_text,
 )
 from paretune.report._front import front
 from paretune.report._rows import Row, reasons_against
@@ -29,15 +27,6 @@ from paretune.report._summary import Run
 
 LONGEST = 600
 """Characters of a note or an error that are shown."""
-
-
-@dataclass(frozen=True)
-class Curves:
-    """The training curves of one step."""
-
-    title: str
-    caption: str
-    drawings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,9 +38,11 @@ class Layer:
     channels: str
     kept: float | None
     """Fraction of the channels kept, for the bar."""
-    macs: str
-    bytes: str
+    macs: tuple[str, str]
+    """(before and after, ratio); so are bytes."""
+    bytes: tuple[str, str]
     error: str
+    changed: bool
 
 
 def front_drawings(summary: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
@@ -83,76 +74,54 @@ def front_drawings(summary: Mapping[str, Any], rows: Sequence[Row]) -> list[str]
     return drawings
 
 
-def layers_of(candidate: Mapping[str, Any], limit: int) -> list[Layer]:
-    """Return a candidate's layers, at most `limit` of them."""
+def layers_of(candidate: Mapping[str, Any]) -> list[Layer]:
+    """Return a candidate's layers; none where it has none."""
     found = candidate.get("layers")
-    known = [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
-    return [_layer(entry) for entry in known[:limit]]
-
-
-def training_curves(events: Sequence[Mapping[str, Any]], metric: Mapping[str, Any], points: int) -> list[Curves]:
-    """Return the curves of each training step, loss and metric, at most `points` samples a line."""
-    return [_curves(epochs, metric, points) for epochs in group_epochs(events)]
-
-
-def group_epochs(events: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Return the epoch events of each training, in order of epoch.
-
-    A training goes on while candidate and step stay the same. One that a resumed run went back in replaces what
-    it repeats; one that starts again from its first epoch is another training.
-    """
-    groups: list[list[Mapping[str, Any]]] = []
-    for event in events:
-        if event.get("kind") != "epoch" or not is_number(event.get("epoch")):
-            continue
-        last = groups[-1] if groups else []
-        same = bool(last) and all(last[0].get(key) == event.get(key) for key in ("candidate", "step"))
-        if not same or event["epoch"] <= last[0]["epoch"]:
-            groups.append([event])
-            continue
-        while last[-1]["epoch"] >= event["epoch"]:
-            last.pop()
-        last.append(event)
-    return groups
+    return [_layer(entry) for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
 
 
 def certificate_rows(certificates: Mapping[str, Certificate]) -> list[dict[str, Any]]:
-    """Return one row for each check of each certificate."""
+    """Return each certificate with its checks, ready to print."""
     return [
         {
             "name": name,
             "artifact": certificate.artifact,
-            "against": "PyTorch" if certificate.kind == "float" else "its own graph, optimisations off",
-            "batch": check.batch,
-            "error": f"{check.error:.2g}",
-            "tolerance": f"{certificate.tolerance:g} {'relative' if certificate.kind == 'float' else 'steps'}",
-            "ok": check.ok,
-            "diverges_at": check.diverges_at or "",
+            "sha256": certificate.sha256,
+            "against": "PyTorch" if certificate.kind == "float" else "own graph, unoptimised",
+            "tolerance": _tolerance(certificate),
+            "remarks": _remarks(certificate),
+            "checks": [
+                {
+                    "batch": check.batch,
+                    "error": f"{check.error:.2g}",
+                    "ok": check.ok,
+                    "diverges_at": check.diverges_at or "",
+                }
+                for check in certificate.batches
+            ],
         }
         for name, certificate in certificates.items()
-        for check in certificate.batches
     ]
 
 
-def certificate_notes(certificates: Mapping[str, Certificate]) -> list[dict[str, str]]:
-    """Return for each certificate what was re-measured from the file, and the file's hash."""
-    notes = []
-    for name, certificate in certificates.items():
-        parts = []
-        metric = certificate.metric
-        if is_number(metric.get("value")):
-            split = f" on {metric['split']}" if metric.get("split") else ""
-            parts.append(
-                f"{metric.get('name', 'metric')} from the file{split}: {metric_text(metric['value'], metric)}"
-            )
-        if certificate.drop_against_float is not None:
-            parts.append(
-                f"outputs differ from the float graph's by {certificate.drop_against_float:.2g} of the largest"
-            )
-        if certificate.fixed_batch is not None:
-            parts.append(f"the model takes only batch {certificate.fixed_batch}")
-        notes.append({"name": name, "text": "; ".join(parts), "sha256": certificate.sha256})
-    return notes
+def _tolerance(certificate: Certificate) -> str:
+    if certificate.kind == "float":
+        return f"{certificate.tolerance:g} relative"
+    return f"{certificate.tolerance:g} {'step' if certificate.tolerance == 1 else 'steps'} of the output's grid"
+
+
+def _remarks(certificate: Certificate) -> list[str]:
+    """Return what was re-measured from the file, and what the user must know of it."""
+    remarks, metric = [], certificate.metric
+    if is_number(metric.get("value")):
+        split = f" on {metric['split']}" if metric.get("split") else ""
+        value = metric_text(metric["value"], metric)
+        remarks.append(f"{metric.get('name', 'metric')} from the file{split}: {value}")
+    if certificate.drop_against_float is not None:
+        remarks.append(f"largest difference to the float graph's outputs: {certificate.drop_against_float:.2g}")
+    if certificate.fixed_batch is not None:
+        remarks.append(f"takes only batch {certificate.fixed_batch}")
+    return remarks
 
 
 def machine_rows(target: Any, certificates: Mapping[str, Certificate]) -> list[tuple[str, str]]:
@@ -209,85 +178,30 @@ def _point(candidate: Mapping[str, Any], row: Row, place: tuple[Any, Any], on_fr
 
 def _layer(entry: Mapping[str, Any]) -> Layer:
     before, after = entry.get("channels_before"), entry.get("channels_after")
-    known = is_number(before) and is_number(after) and before  # type: ignore[truthy-bool]
     snr = entry.get("snr_db")
     return Layer(
         name=str(entry.get("name", "")),
         type=str(entry.get("type", "")),
-        channels=_change(before, after, plain_text),
-        kept=min(after / before, 1.0) if known else None,  # type: ignore[operator]
+        channels=_change(before, after, plain_text)[0],
+        kept=min(after / before, 1.0) if is_number(before) and is_number(after) and before > 0 else None,
         macs=_change(entry.get("macs_before"), entry.get("macs_after"), count_text),
         bytes=_change(entry.get("bytes_before"), entry.get("bytes_after"), bytes_text),
         error=f"{snr:.1f} dB" if is_number(snr) else MISSING,
+        changed=is_number(snr)
+        or any(
+            entry.get(f"{what}_before") != entry.get(f"{what}_after") for what in ("channels", "macs", "bytes")
+        ),
     )
 
 
-def _change(before: Any, after: Any, text: Any) -> str:
+def _change(before: Any, after: Any, text: Callable[[Any], str]) -> tuple[str, str]:
+    """Return (`64 -> 32` with an arrow, `0.50x`); one number without a ratio where nothing changed."""
     if not is_number(before) and not is_number(after):
-        return MISSING
+        return MISSING, ""
     if before == after:
-        return str(text(after))
-    ratio = f" ({ratio_text(after / before)})" if is_number(before) and is_number(after) and before else ""
-    return f"{text(before)} → {text(after)}{ratio if text is not plain_text else ''}"
-
-
-def _curves(epochs: Sequence[Mapping[str, Any]], metric: Mapping[str, Any], points: int) -> Curves:
-    first, last = epochs[0], epochs[-1]
-    shown = _thinned(epochs, points)
-    step = plain_text(first.get("step") or "training")
-    name = plain_text(last.get("metric") or metric["name"])
-    described = metric if name == metric["name"] else {"name": name}
-    title = f"{plain_text(first['candidate'])}: {step}" if first.get("candidate") else step
-    drawings = []
-    losses = [_line("loss", shown, lambda e: e.get("loss"), lambda v: f"{v:.4g}")]
-    terms = list(dict.fromkeys(key for event in shown for key in _terms(event)))
-    if len(terms) > 1:
-        losses += [_line(key, shown, lambda e, key=key: _terms(e).get(key), lambda v: f"{v:.4g}") for key in terms]
-    values = [_line(name, shown, lambda e: e.get("value"), lambda v: metric_text(v, described))]
-    number = (
-        (lambda v: metric_text(v, {**described, "n": 0})) if is_fraction(described) else (lambda v: f"{v:.4g}")
-    )
-    for curves, y_label, y_format in ((losses, "loss", lambda v: f"{v:.3g}"), (values, name, number)):
-        if any(is_number(y) for curve in curves for _, y in curve.points):
-            drawings.append(
-                lines(curves, x_label="epoch", y_label=y_label, y_format=y_format, title=f"{title}, {y_label}")
-            )
-    return Curves(title, _caption(epochs, described), tuple(drawings))
-
-
-def _line(name: str, events: Sequence[Mapping[str, Any]], value: Any, text: Any) -> Line:
-    points = [(event["epoch"], value(event)) for event in events]
-    tips = [
-        f"epoch {plain_text(event['epoch'])}\n{name} {text(y) if is_number(y) else MISSING}"
-        + (f"\nlearning rate {event['lr']:.3g}" if is_number(event.get("lr")) else "")
-        for event, (_, y) in zip(events, points, strict=True)
-    ]
-    return Line(name, points, tips)
-
-
-def _terms(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    terms = event.get("terms")
-    return terms if isinstance(terms, Mapping) else {}
-
-
-def _caption(epochs: Sequence[Mapping[str, Any]], metric: Mapping[str, Any]) -> str:
-    last = epochs[-1]
-    parts = [f"{len(epochs)} epochs"]
-    if is_number(last.get("epochs")) and last["epochs"] > last["epoch"]:
-        parts = [f"stopped after epoch {last['epoch']:g} of {last['epochs']:g}"]
-    if is_number(last.get("best")):
-        parts.append(f"best {metric_text(last['best'], metric)}")
-    seconds = [event["seconds"] for event in epochs if is_number(event.get("seconds"))]
-    if seconds:
-        parts.append(seconds_text(sum(seconds)))
-    return ", ".join(parts)
-
-
-def _thinned(events: Sequence[Mapping[str, Any]], points: int) -> list[Mapping[str, Any]]:
-    """Return at most `points` events at even distances, the first and the last among them."""
-    if len(events) <= points:
-        return list(events)
-    return [events[round(i * (len(events) - 1) / (points - 1))] for i in range(points)]
+        return text(after), ""
+    known = is_number(before) and is_number(after) and before > 0
+    return f"{text(before)} → {text(after)}", ratio_text(after / before) if known else ""
 
 
 def _label(key: Any) -> str:

@@ -50,7 +50,8 @@ def read_run(folder: str | Path) -> Run:
     certificates, damaged = _certificates(folder, summary)
     recipe = folder / "recipe.yaml"
     text = recipe.read_text(errors="replace") if recipe.is_file() else ""
-    cut = [f"{lost} lines of events.jsonl could not be read and are left out"] if lost else []
+    many = f"{lost} lines of events.jsonl could not be read and are left out"
+    cut = [many if lost > 1 else "1 line of events.jsonl could not be read and is left out"] if lost else []
     return Run(folder, summary, events, certificates, text, (*cut, *damaged))
 
 
