@@ -8,6 +8,7 @@ the same however often a run was killed and resumed: to resume is to jump to an 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +40,9 @@ class Data:
     ) -> None:
         """Wrap `source`; `split` turns one batch of it into (inputs, target) where the usual forms do not."""
         self.name = name
-        self._split = split or split_batch
+        self._split: Callable[[Any], Batch] = split or (source._split if isinstance(source, Data) else split_batch)
+        if batch_size < 1:
+            raise DataError(f"task.{name}: batch_size={batch_size} must be at least 1")
         self._fetch, self._count, self.batch_size = _reader(source, batch_size, name)
         self._source = source
         self._fingerprint: str | None = None
@@ -133,7 +136,7 @@ def call(model: Any, inputs: Inputs) -> Any:
 
 
 def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
-    """Apply `function` to every tensor in nested tuples, lists and dicts; other values stay."""
+    """Apply `function` to every tensor in nested tuples, lists, dicts and dataclasses; other values stay."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -143,13 +146,21 @@ def map_tensors(function: Callable[[torch.Tensor], Any], value: Any) -> Any:
     if isinstance(value, list | tuple):
         items = [map_tensors(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        return dataclasses.replace(value, **{n: map_tensors(function, getattr(value, n)) for n in names})
     return value
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
-    """Return every tensor in nested tuples, lists, dicts and dataclass-like outputs, in order."""
+    """Return every tensor in nested tuples, lists, dicts and dataclasses, in order."""
     found: list[torch.Tensor] = []
-    map_tensors(lambda tensor: found.append(tensor), value)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(keep, value)
     return found
 
 
@@ -160,6 +171,7 @@ def as_device(value: Any, device: str) -> Any:
 
 def _reader(source: Any, batch_size: int, name: str) -> tuple[Callable[[np.ndarray], Any], int, int]:
     """Return (indices -> raw batch, number of samples, batch size) for any form of source."""
+    import torch
     from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
     if isinstance(source, Data):
@@ -168,7 +180,7 @@ def _reader(source: Any, batch_size: int, name: str) -> tuple[Callable[[np.ndarr
     if isinstance(source, DataLoader):
         collate = source.collate_fn
         batch_size = source.batch_size or batch_size
-        source = source.dataset
+        source = _dataset(source, name)
     if isinstance(source, IterableDataset) or (
         not isinstance(source, Dataset) and hasattr(source, "__iter__") and not hasattr(source, "__getitem__")
     ):
@@ -176,9 +188,14 @@ def _reader(source: Any, batch_size: int, name: str) -> tuple[Callable[[np.ndarr
             f"task.{name}: a stream (IterableDataset or generator) has no fixed order to resume from; "
             "give a Dataset with __len__ and __getitem__, a DataLoader over one, or arrays"
         )
-    if isinstance(source, TensorDataset):
+    if isinstance(source, TensorDataset) and collate is default_collate:
         source = source.tensors
-    if isinstance(source, tuple | list) and source and all(_is_arrays(part) for part in source):
+    if isinstance(source, np.ndarray | torch.Tensor) or (isinstance(source, Mapping) and _is_arrays(source)):
+        source = (source,)
+    arrays = isinstance(source, tuple) or (  # a list of tuples or dicts holds samples, as a Dataset does
+        isinstance(source, list) and not any(isinstance(part, tuple | Mapping) for part in source)
+    )
+    if arrays and source and all(_is_arrays(part) for part in source):
         return _array_reader(source, name), _array_length(source, name), batch_size
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         raise DataError(
@@ -186,6 +203,31 @@ def _reader(source: Any, batch_size: int, name: str) -> tuple[Callable[[np.ndarr
             "tuple of arrays (inputs, target)"
         )
     return lambda order: collate([source[int(i)] for i in order]), len(source), batch_size
+
+
+def _dataset(loader: Any, name: str) -> Any:
+    """Return the samples that a DataLoader draws from; one whose sampler cannot be replayed is a DataError.
+
+    To pass over a sampler in silence would train on samples that were held out by it.
+    """
+    from torch.utils import data
+
+    if isinstance(loader.dataset, data.IterableDataset):
+        return loader.dataset
+    if isinstance(loader.sampler, data.SubsetRandomSampler):
+        return data.Subset(loader.dataset, [int(i) for i in loader.sampler.indices])
+    sampler = loader.sampler
+    if type(loader.batch_sampler) not in (data.BatchSampler, type(None)):
+        sampler = loader.batch_sampler
+    plain = type(sampler) is data.SequentialSampler or (
+        type(sampler) is data.RandomSampler and not sampler.replacement and len(sampler) == len(loader.dataset)
+    )
+    if not plain:
+        raise DataError(
+            f"task.{name}: the loader's {type(sampler).__name__} decides what is seen, and its order cannot be "
+            "resumed from; give a Dataset of just these samples, for example torch.utils.data.Subset"
+        )
+    return loader.dataset
 
 
 def _is_arrays(part: Any) -> bool:
@@ -206,7 +248,7 @@ def _array_reader(source: Sequence[Any], name: str) -> Callable[[np.ndarray], An
     def fetch(order: np.ndarray) -> Any:
         index = torch.from_numpy(np.ascontiguousarray(order))
         batch = [map_tensors(lambda tensor: tensor.index_select(0, index), part) for part in tensors]
-        return tuple(batch) if len(batch) != 2 else (batch[0], batch[1])
+        return batch[0] if len(batch) == 1 else tuple(batch)
 
     return fetch
 
@@ -225,7 +267,7 @@ def _to_tensor(part: Any) -> Any:
 
 
 def _array_length(source: Sequence[Any], name: str) -> int:
-    lengths = {len(tensor) for tensor in tensors_of([_to_tensor(part) for part in source])}
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors_of([_to_tensor(part) for part in source])}
     if len(lengths) > 1:
         raise DataError(
             f"task.{name}: its arrays have unlike lengths {sorted(lengths)}; the first axis counts samples"
@@ -270,6 +312,9 @@ def _update(digest: Any, value: Any) -> None:
         array = value.detach().cpu().contiguous()
         digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
         digest.update(array.flatten().view(torch.uint8).numpy().tobytes() if array.numel() else b"")
+    elif isinstance(value, np.ndarray):  # whose repr leaves out the middle
+        digest.update(f"{value.dtype}{value.shape}".encode())
+        digest.update(repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes())
     elif isinstance(value, Mapping):
         for key, item in value.items():
             digest.update(str(key).encode())

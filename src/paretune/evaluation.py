@@ -31,7 +31,7 @@ def evaluate(
     import torch
 
     rows, classes = [], []
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: what a module caches here it may need with gradient later
         for inputs, target in data.batches(batch_size=batch_size, limit=limit):
             if target is None:
                 raise TaskError(f"task.{data.name} yields no target, and {metric.name} needs one")
@@ -42,7 +42,7 @@ def evaluate(
                 raise TaskError(
                     f"task.metric '{metric.name}' failed on a batch of task.{data.name}: {error}"
                 ) from error
-            classes.append(_classes(output, target))
+            classes.append(_classes(output, target, metric))
     table = np.concatenate(rows).astype(np.float32)
     low, high = metric_interval(metric, table)
     evaluation = Evaluation(metric=metric, rows=table, value=metric.value(table), low=low, high=high)
@@ -61,12 +61,16 @@ def evaluate(
     )
 
 
-def _classes(output: Any, target: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _classes(output: Any, target: Any, metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return (predicted, right, confidence) where this is classification of whole samples, else None."""
     import torch
 
     logits = main_output(output)
     if not isinstance(target, torch.Tensor) or target.ndim != 1 or target.is_floating_point() or logits.ndim != 2:
         return None
+    if logits.shape[1] == 1:
+        if not metric.fraction:  # a regression on whole numbers
+            return None
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)  # the sign of a single logit is the class
     confidence, predicted = logits.float().softmax(dim=1).max(dim=1)
     return predicted.cpu().numpy(), target.cpu().numpy(), confidence.cpu().numpy()

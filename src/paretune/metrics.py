@@ -78,17 +78,45 @@ def main_output(output: Any) -> torch.Tensor:
 def _correct(k: int) -> Callable[[Any, Any], torch.Tensor]:
     def rows(output: Any, target: torch.Tensor) -> torch.Tensor:
         logits = main_output(output)
-        best = logits.topk(min(k, logits.shape[1]), dim=1).indices  # (samples, k, *positions)
-        hit = (best == target.unsqueeze(1)).any(dim=1)
+        if is_binary(logits):
+            hit = predicted_class(logits) == _labels(predicted_class(logits), target)
+        else:
+            best = logits.topk(min(k, logits.shape[1]), dim=1).indices  # (samples, k, *positions)
+            hit = (best == _labels(best[:, 0], target).unsqueeze(1)).any(dim=1)
         return hit.float().flatten(1).mean(dim=1, keepdim=True) if hit.ndim > 1 else hit.float()[:, None]
 
     return rows
 
 
+def is_binary(logits: torch.Tensor) -> bool:
+    """Say whether there is one logit per sample: its sign is the class, and there are two."""
+    return logits.ndim == 1 or logits.shape[1] == 1
+
+
+def predicted_class(logits: torch.Tensor) -> torch.Tensor:
+    """Return the class of each sample (samples, *positions): the largest logit's, or a single logit's sign."""
+    if logits.ndim == 1:
+        return (logits > 0).long()
+    return (logits[:, 0] > 0).long() if is_binary(logits) else logits.argmax(dim=1)
+
+
+def _labels(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the target in the shape of the predicted classes; a target that is no class index is a TaskError."""
+    if target.numel() != predicted.numel():
+        raise TaskError(
+            f"task.metric: it needs one class index for each of {tuple(predicted.shape)} predictions, and the "
+            f"target is {tuple(target.shape)}; for several labels or soft ones give a function as the metric"
+        )
+    return target.reshape(predicted.shape)
+
+
 def _predicted_and_target(output: Any, target: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return torch.stack([main_output(output).argmax(dim=1), target], dim=1).float()
+    predicted = predicted_class(main_output(output))
+    if predicted.ndim != 1:
+        raise TaskError("task.metric 'f1' is for one label per sample; for maps of labels give a function")
+    return torch.stack([predicted, _labels(predicted, target)], dim=1).float()
 
 
 def _macro_f1(rows: np.ndarray) -> float:

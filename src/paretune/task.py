@@ -53,13 +53,25 @@ class Task:
     name: str = "task"
     origin: str | None = None
     """FILE:FUNCTION or MODULE:FUNCTION that makes this task in a fresh process; set by `load_task`."""
-    _data: dict[str, Data] = field(default_factory=dict, repr=False)
+    _data: dict[str, Data] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def build(self) -> nn.Module:
         """Return a fresh model: a deep copy of the module given, or what the factory makes."""
         from torch import nn
 
-        made = copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else self.model()
+        if isinstance(self.model, nn.Module):
+            return copy.deepcopy(self.model)
+        if not callable(self.model):
+            raise TaskError(f"task.model must be or make an nn.Module, not a {type(self.model).__name__}")
+        try:
+            made = self.model()
+        except ParetuneError:
+            raise
+        except Exception as error:
+            raise TaskError(
+                f"task.model: the factory failed: {type(error).__name__}: {_first_line(error)}; "
+                "it is called without arguments"
+            ) from error
         if not isinstance(made, nn.Module):
             raise TaskError(f"task.model must be or make an nn.Module, not a {type(made).__name__}")
         return made
@@ -129,7 +141,6 @@ class Task:
         import torch
 
         from paretune.data import call
-        from paretune.errors import DataError
         from paretune.metrics import main_output
 
         inputs, target = self.data(split).first(2)
@@ -141,16 +152,39 @@ class Task:
                 f"the model does not accept a batch of task.{split} ({_shapes(inputs)}): "
                 f"{type(error).__name__}: {_first_line(error)}"
             ) from error
+        if target is None:
+            if split == "train":
+                return  # distillation may need none
+            raise TaskError(f"task.{split} yields no target, and the metric needs one; yield (inputs, target)")
         if self.loss == "cross_entropy" and isinstance(target, torch.Tensor) and not target.is_floating_point():
-            classes = main_output(output).shape[1]
-            low, high = int(target.min()), int(target.max())
-            for _, labels in self.data(split).batches(batch_size=4096) if split != "train" else ():
-                low, high = min(low, int(labels.min())), max(high, int(labels.max()))
-            if low < 0 or high >= classes:
-                raise DataError(
-                    f"task.{split}: labels run from {low} to {high}, but the model has {classes} outputs, "
-                    f"that is classes 0 to {classes - 1}; renumber the labels or widen the model's last layer"
-                )
+            self._check_labels(split, classes=main_output(output).shape[1])
+        for name, function in (("loss", self.criterion()), ("metric", self.resolved_metric().rows)):
+            try:
+                function(output, target)
+            except ParetuneError:
+                raise
+            except Exception as error:
+                raise TaskError(
+                    f"task.{name} fails on a batch of task.{split} (output {_shapes(output)}; target "
+                    f"{_shapes(target)}): {type(error).__name__}: {_first_line(error)}"
+                ) from error
+
+    def _check_labels(self, split: str, classes: int) -> None:
+        """Raise a DataError for labels outside the classes: in all of val and test, in two samples of train.
+
+        All of train is checked batch by batch where it is trained on; -100 is what the loss ignores.
+        """
+        from paretune.errors import DataError
+
+        found: set[int] = set()
+        for _, labels in self.data(split).batches(batch_size=1024, limit=2 if split == "train" else None):
+            found |= set(labels.unique().tolist())
+        low, high = min(found - {-100}, default=0), max(found - {-100}, default=0)
+        if low < 0 or high >= classes:
+            raise DataError(
+                f"task.{split}: labels run from {low} to {high}, but the model has {classes} outputs, that is "
+                f"classes 0 to {classes - 1}; renumber the labels or widen the model's last layer"
+            )
 
 
 def load_task(reference: str) -> Task:
@@ -223,7 +257,8 @@ def _named_loss(name: str) -> Callable[[Any, Any], torch.Tensor]:
     def loss(output: Any, target: torch.Tensor) -> torch.Tensor:
         prediction = main_output(output)
         if name == "cross_entropy":
-            return functional.cross_entropy(prediction, target)
+            # labels read from files are often uint8 or int32, and torch takes int64 alone
+            return functional.cross_entropy(prediction, target if target.is_floating_point() else target.long())
         target = target.reshape(prediction.shape).to(prediction.dtype)
         function: Any = {
             "mse": functional.mse_loss,

@@ -66,7 +66,8 @@ class Compute:
 
         def forward(inputs: Any) -> Any:
             with self.autocast():
-                return as_device(in_float32(call(model, self.put(inputs))), "cpu")
+                output = in_float32(call(model, self.put(inputs)))
+            return output if self.device == "cpu" else as_device(output, "cpu")
 
         return forward
 

@@ -40,7 +40,8 @@ def task_loss(task: Task, label_smoothing: float = 0.0) -> Callable[[Any, Any], 
         if task.loss == "cross_entropy":
             _check_labels(main_output(output), target)
             if label_smoothing:
-                return functional.cross_entropy(main_output(output), target, label_smoothing=label_smoothing)
+                label = target if target.is_floating_point() else target.long()
+                return functional.cross_entropy(main_output(output), label, label_smoothing=label_smoothing)
         return criterion(output, target)
 
     return loss
