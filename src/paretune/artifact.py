@@ -20,7 +20,11 @@ class BatchCheck:
     """Largest |difference| over largest |reference|; for an INT8 file, in steps of the output's grid instead."""
     ok: bool
     diverges_at: str | None = None
-    """The first node whose value differs from PyTorch's, where the check failed."""
+    """The first node whose value differs from PyTorch's, or from the INT8 graph as written, where it failed."""
+    node_error: float | None = None
+    """INT8 files: the largest error of any one node, in steps, each fed with what the kernels computed before it.
+    Kernels may round a value between two steps to either side; deep networks add that up to more than one step at
+    the output, and then this decides."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The fresh process that checks a file: `python -m paretune.export._worker MODEL.onnx REFERENCE.npz`.
 
 It knows nothing but the two files: it loads the model from disk, runs each batch, compares, and prints one JSON
-document. It imports numpy and ONNX Runtime, never torch, so that what it proves needs no training framework.
+document. It imports numpy, onnx and ONNX Runtime, never torch: what it proves needs no training framework.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from paretune.export._nodewise import node_errors
+
 INCOMPARABLE = 1e9
 """The error of outputs that cannot be compared: another shape, or NaN on one side only."""
 
@@ -26,13 +28,16 @@ def check(model: bytes, reference: dict[str, np.ndarray]) -> dict[str, Any]:
     results = []
     for batch in spec["batches"]:
         error, output = _compare(running, reference, spec, batch)
-        result = {"batch": batch, "error": error, "output": output, "unoptimized_error": None}
+        result: dict[str, Any] = {"batch": batch, "error": error, "output": output, "unoptimized_error": None}
+        if spec["kind"] == "int8":
+            result |= _nodes(model, _inputs(reference, spec, batch), spec["steps"])
         if error > spec["tolerance"]:
             plain = _session(model, optimize=False)
             result["unoptimized_error"] = _compare(plain, reference, spec, batch)[0]
         results.append(result)
     return {
         "sha256": hashlib.sha256(model).hexdigest(),
+        "kind": spec["kind"],
         "tolerance": spec["tolerance"],
         "batches": results,
         "versions": {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
@@ -71,6 +76,11 @@ def _compare(
     ]
     worst = int(np.argmax(errors))
     return errors[worst], spec["outputs"][worst]
+
+
+def _nodes(model: bytes, given: dict[str, np.ndarray], steps: dict[str, float]) -> dict[str, Any]:
+    worst = node_errors(model, given, _session, steps)
+    return {} if worst is None else {"node_error": min(worst[0], INCOMPARABLE), "node": worst[1]}
 
 
 def _inputs(reference: dict[str, np.ndarray], spec: dict[str, Any], batch: int) -> dict[str, np.ndarray]:
