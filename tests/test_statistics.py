@@ -227,20 +227,38 @@ def test_ratio_of_rounds_by_hand():
     assert (ratio, low, high) == (0.5, 0.5, 0.5)
 
 
+def correlated_rounds(generator, count, correlation):
+    noise, level = np.empty(count), 0.0
+    for i in range(count):
+        level = correlation * level + generator.normal(0, 0.02)
+        noise[i] = level
+    return np.exp(noise)
+
+
 def test_ratio_intervals_cover_under_autocorrelated_noise():
     """The noise of neighbouring rounds correlates at 0.7; drawing single rounds would cover far less."""
     generator = np.random.default_rng(11)
-    hits = {"blocks": 0, "single": 0}
+    hits = {"blocks": 0, "single": 0, "groups": 0}
     for _ in range(200):
-        noise, level = np.empty(150), 0.0
-        for i in range(150):
-            level = 0.7 * level + generator.normal(0, 0.02)
-            noise[i] = level
-        rounds = np.exp(noise)
-        for name, block in (("blocks", None), ("single", 1)):
-            _, low, high = bootstrap_ratio(np.ones(150), rounds, block=block)
+        rounds = correlated_rounds(generator, 152, 0.7)
+        options = {"blocks": {}, "single": {"block": 1}, "groups": {"groups": np.repeat(np.arange(8), 19)}}
+        for name, option in options.items():
+            _, low, high = bootstrap_ratio(np.ones(152), rounds, **option)
             hits[name] += low <= 1.0 <= high
-    assert hits["blocks"] >= 172 and hits["single"] < hits["blocks"] - 20, hits
+    assert hits["groups"] >= 180 and hits["blocks"] >= 168 and hits["single"] < 150, hits
+
+
+def test_ratio_intervals_know_that_another_instance_might_have_shown_another_ratio():
+    """Instances differ by 0.6 %, rounds of one by 1 %: taking rounds as alike covers less often than it says."""
+    generator = np.random.default_rng(13)
+    hits = {True: 0, False: 0}
+    groups = np.repeat(np.arange(8), 12)
+    for _ in range(200):
+        rounds = np.exp(generator.normal(0, 0.006, 8)[groups] + generator.normal(0, 0.01, 96))
+        for grouped in hits:
+            _, low, high = bootstrap_ratio(np.ones(96), rounds, groups=groups if grouped else None, block=4)
+            hits[grouped] += low <= 1.0 <= high
+    assert hits[True] >= 178 and hits[False] < hits[True] - 10, hits
 
 
 @given(st.floats(0.1, 10), st.lists(st.floats(0.5, 2), min_size=2, max_size=40))

@@ -146,22 +146,32 @@ def samples_needed(metric: Metric, rows_a: np.ndarray, rows_b: np.ndarray, bound
 
 
 def bootstrap_ratio(
-    rounds_a: np.ndarray, rounds_b: np.ndarray, *, block: int | None = None
+    rounds_a: np.ndarray,
+    rounds_b: np.ndarray,
+    *,
+    groups: np.ndarray | None = None,
+    block: int | None = None,
 ) -> tuple[float, float, float]:
     """Return (ratio, low, high): the median over rounds of b / a, with its 95 % interval.
 
     rounds_a, rounds_b: (rounds,) what two things took in the same rounds, in the order in which they were
     timed. Neighbouring rounds are alike (another process runs, the clock slows), so whole blocks of rounds are
-    drawn, wrapping around the end; block: rounds in one, the square root of their number if not given.
+    drawn, wrapping around the end; block: rounds in one, twice the cube root of their number if not given.
+    groups: (rounds,) which instance each round timed, in one run of equal numbers each; then instances are drawn
+    first, and blocks within them, so that the interval knows what another instance might have shown.
     """
     _check_pairs(rounds_a, rounds_b)
     ratios = np.asarray(rounds_b, np.float64) / np.asarray(rounds_a, np.float64)
-    n = len(ratios)
-    length = min(block or math.ceil(math.sqrt(n)), n)
+    labels = np.zeros(len(ratios), int) if groups is None else groups
+    _, first, counts = np.unique(labels, return_index=True, return_counts=True)
+    most = int(counts.max())
+    length = min(block or math.ceil(2 * most ** (1 / 3)), most)
     generator = np.random.default_rng(0)
-    starts = generator.integers(0, n, size=(RESAMPLES, -(-n // length)))
-    index = (starts[:, :, None] + np.arange(length)).reshape(RESAMPLES, -1)[:, :n] % n
-    medians = np.median(ratios[index], axis=1)
+    drawn = generator.integers(0, len(first), size=(RESAMPLES, len(first), 1))
+    starts = generator.random((RESAMPLES, len(first), -(-most // length))) * counts[drawn]
+    within = (starts.astype(int)[..., None] + np.arange(length)).reshape(RESAMPLES, len(first), -1)[..., :most]
+    index = first[drawn] + within % counts[drawn]
+    medians = np.median(ratios[index].reshape(RESAMPLES, -1), axis=1)
     low, high = np.quantile(medians, (0.025, 0.975))
     return float(np.median(ratios)), float(low), float(high)
 

@@ -1,6 +1,7 @@
 """What runs in the fresh process of `_process.fresh_process`; nothing of torch may be imported from here.
 
-argv: file, runtime, threads, batch, an .npz of inputs. Prints one JSON line: load_ms, peak_memory_bytes.
+argv: file, runtime, threads, batch, an .npz of arrays `input/NAME`. Prints one JSON line: load_ms and
+peak_memory_bytes, or error.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+INPUT = "input/"
+
 
 def main(path: str, runtime: str, threads: str, batch: str, inputs: str) -> None:
     """Load the file, run it, and print what that took."""
@@ -23,7 +26,7 @@ def main(path: str, runtime: str, threads: str, batch: str, inputs: str) -> None
     target = Target(runtime=runtime, threads=int(threads), batch=int(batch))
     __import__(f"paretune.measure._{runtime}")
     with np.load(inputs, allow_pickle=False) as stored:
-        feeds = {name: stored[name] for name in stored.files}
+        feeds = {name.removeprefix(INPUT): stored[name] for name in stored.files}
     before = _forget_peak()
     start = time.perf_counter()
     engine = open_engine(Path(path), target)
@@ -54,4 +57,8 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except Exception as error:  # whatever it is, the one who started us tells it
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        print(json.dumps({"error": lines[0][:300]}))

@@ -24,6 +24,14 @@ def macs(model: nn.Module, example: Any) -> int:
     tensor whose dimension 0 is the first one's). A model with a fixed batch is run as given, and divided by it.
     Additions, norms and activations are not counted. The model is run in eval mode and left as it was.
     """
+    return macs_by_module(model, example)[""]
+
+
+def macs_by_module(model: nn.Module, example: Any) -> dict[str, int]:
+    """Return the multiply-accumulates of one sample by module name, the whole model's under ``""``; see `macs`.
+
+    A module holds what its children cost; one that is called twice counts twice.
+    """
     import torch
 
     tensors = tensors_of(example)
@@ -35,7 +43,7 @@ def macs(model: nn.Module, example: Any) -> int:
             if batch > 1:
                 with contextlib.suppress(RuntimeError, ValueError):
                     return _count(model, _first_sample(example, batch))
-            return round(_count(model, example) / batch)
+            return {name: round(count / batch) for name, count in _count(model, example).items()}
     finally:
         for module, training in modes.items():
             module.training = training
@@ -55,15 +63,21 @@ def _first_sample(example: Any, batch: int) -> Any:
     return map_tensors(lambda tensor: tensor[:1] if tensor.ndim and tensor.shape[0] == batch else tensor, example)
 
 
-def _count(model: nn.Module, example: Any) -> int:
-    """Run the model once and return half of the operations counted: a multiply-accumulate is two of them."""
+def _count(model: nn.Module, example: Any) -> dict[str, int]:
+    """Run the model once; return half of the operations counted, for a multiply-accumulate is two of them."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False, custom_mapping=_more_operators())
     with counter, sdpa_kernel(SDPBackend.MATH), _without_fused_layers():
         call(model, example)
-    return int(counter.get_total_flops()) // 2
+    whole = type(model).__name__  # the counter calls modules by their path from the model's class
+    by_module = {
+        name.removeprefix(whole + "."): sum(counts.values()) // 2
+        for name, counts in counter.get_flop_counts().items()
+        if name not in ("Global", whole)
+    }
+    return by_module | {"": int(counter.get_total_flops()) // 2}
 
 
 def _more_operators() -> dict[Any, Any]:

@@ -100,8 +100,8 @@ def _shape(entry: Input, free: int | str | None, batch: int) -> tuple[int, ...]:
 def _check_free(entry: Input, batch: int) -> None:
     if entry.shape and isinstance(entry.shape[0], int) and entry.shape[0] != batch:
         raise InputError(
-            f"input '{entry.name}' {_written(entry.shape)} takes a batch of {entry.shape[0]} only, and the target's "
-            f"batch is {batch}; set the target's batch to {entry.shape[0]}, or export with a free batch"
+            f"input '{entry.name}' {_written(entry.shape)} takes a batch of {entry.shape[0]} only, and the "
+            f"target's batch is {batch}; set the target's batch to {entry.shape[0]}, or export with a free batch"
         )
 
 

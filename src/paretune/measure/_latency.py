@@ -4,7 +4,8 @@ A round times a short block of calls (about 20 ms) of every engine; its order is
 it backwards, which cancels a drift. A block's time is its median call: an interrupted call does not count. The
 ratio of a round is candidate / baseline in that round; over rounds its median is bootstrapped in blocks, for
 neighbouring rounds share their noise. The engines are made anew several times: where memory happens to lie makes
-one a percent faster or slower for its whole life, and that is luck, not a property of the file.
+one a percent faster or slower for its whole life, and that is luck, not a property of the file; the bootstrap
+draws these instances first.
 
 It gives no verdict under noise: a disturbed stretch is timed again, and after a few tries it is "too noisy".
 Inputs are private copies, checked to be unchanged, for a runtime that writes into its input times something else.
@@ -38,8 +39,10 @@ WIDEST = 0.1
 WANDERING = 1.2
 """Median / minimum of the baseline's rounds above which the machine is not steady enough."""
 BLOCK_SECONDS = 0.02
-FEWEST_ROUNDS = 12
-INSTANCES = 4
+FEWEST_ROUNDS = 16
+INSTANCES = 8
+FEWER_INSTANCES = 4
+"""Where to load and warm up all files once takes a quarter of the time they are to be timed for."""
 ATTEMPTS = 5
 
 Call = Callable[[], Any]
@@ -53,11 +56,14 @@ class Timed:
     """(rounds, engines) milliseconds: the median call of each block."""
     calls: tuple[np.ndarray, ...]
     """Per engine (calls,) milliseconds of every single call."""
+    instances: np.ndarray
+    """(rounds,) which instance of the engines each round timed."""
 
     def then(self, later: Timed) -> Timed:
         """Return both stretches as one."""
         calls = tuple(np.concatenate(pair) for pair in zip(self.calls, later.calls, strict=True))
-        return Timed(np.concatenate([self.rounds, later.rounds]), calls)
+        instances = np.concatenate([self.instances, later.instances + self.instances[-1] + 1])
+        return Timed(np.concatenate([self.rounds, later.rounds]), calls, instances)
 
     @property
     def noise(self) -> float:
@@ -76,9 +82,10 @@ def latency(
     """Time files against the first, the baseline, in interleaved rounds on the target.
 
     rounds: exactly so many, once. Without it, rounds for about `seconds` per file, and again (at most 5 times)
-    while a verdict is "too noisy": after a wandering baseline from the start, after a wide interval in addition.
-    inputs: real inputs, as `example_feeds` takes them; else those stored beside the
-    first file that has some, else made up.
+    while a verdict is "too noisy" and the file is not slower for certain: after a wandering baseline from the
+    start, after a wide interval in addition.
+    inputs: real inputs, as `example_feeds` takes them; else those stored beside the first file that has some,
+    else made up.
     Returns one Latency per file; the baseline's has ratio 1 and no verdict.
     """
     paths = [Path(file) for file in files]
@@ -90,7 +97,7 @@ def latency(
         stretch = _stretch(paths, target, rounds, seconds, inputs)
         timed = stretch if timed is None or timed.noise > WANDERING else timed.then(stretch)
         results = summarise(timed)
-        if timed.noise <= WANDERING and all(result.verdict != "too noisy" for result in results):
+        if timed.noise <= WANDERING and not any(map(_worth_more_rounds, results)):
             break
     return results
 
@@ -109,11 +116,16 @@ def verdict(low: float, high: float, noise: float) -> Verdict:
     return "slower" if low > SLOWER else "same"
 
 
+def _worth_more_rounds(result: Latency) -> bool:
+    """Say whether more rounds may give a verdict that matters; what is slower for certain is not timed again."""
+    return result.verdict == "too noisy" and result.ratio_low <= SLOWER
+
+
 def _summary(timed: Timed, column: int) -> Latency:
     calls = timed.calls[column]
     ratio, low, high = (1.0, 1.0, 1.0)
     if column:
-        ratio, low, high = bootstrap_ratio(timed.rounds[:, 0], timed.rounds[:, column])
+        ratio, low, high = bootstrap_ratio(timed.rounds[:, 0], timed.rounds[:, column], groups=timed.instances)
     return Latency(
         median_ms=float(np.median(calls)),
         p99_ms=float(np.quantile(calls, 0.99)),
@@ -137,21 +149,22 @@ def _stretch(paths: Sequence[Path], target: Target, rounds: int | None, seconds:
     """Time one stretch, its rounds spread over several instances of every engine."""
     generator = np.random.default_rng()
     timed: Timed | None = None
-    left = rounds
-    for instance in range(INSTANCES):
+    left, instances = rounds, INSTANCES
+    while timed is None or left:
+        start = time.perf_counter()
         calls, check = _instances(paths, target, inputs)
         sizes = [_calls_per_block(call) for call in calls]
-        if left is None:
+        if timed is None:
             slowest = max(size * took for size, took in sizes)
-            left = max(FEWEST_ROUNDS, round(seconds / max(slowest, BLOCK_SECONDS)))
-        share = -(-left // (INSTANCES - instance))
+            left = left or max(FEWEST_ROUNDS, round(seconds / max(slowest, BLOCK_SECONDS)))
+            if time.perf_counter() - start > seconds / 4:
+                instances = FEWER_INSTANCES
+        assert left is not None
+        share = -(-left // instances)
         part = _rounds(calls, [size for size, _ in sizes], share, generator)
         check()
         timed = part if timed is None else timed.then(part)
-        left -= share
-        if left <= 0:
-            break
-    assert timed is not None
+        left, instances = left - share, instances - 1
     return timed
 
 
@@ -189,8 +202,8 @@ def _first_call(path: Path, call: Call) -> None:
 def _calls_per_block(call: Call) -> tuple[int, float]:
     """Warm an engine up; return how many calls fill a block, and seconds per call."""
     times: list[float] = []
-    until = time.perf_counter() + 5 * BLOCK_SECONDS
-    while len(times) < 3 or (time.perf_counter() < until and len(times) < 2000):
+    until = time.perf_counter() + 2 * BLOCK_SECONDS
+    while not times or (time.perf_counter() < until and len(times) < 2000):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
@@ -215,7 +228,7 @@ def _rounds(calls: Sequence[Call], sizes: Sequence[int], count: int, generator: 
     finally:
         if enabled:
             gc.enable()
-    return Timed(medians, tuple(np.concatenate(times) for times in single))
+    return Timed(medians, tuple(np.concatenate(times) for times in single), np.zeros(count, int))
 
 
 def _block(call: Call, size: int) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from paretune.measure._cost import macs_by_module
 
-from paretune.data import call
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def layer_table(
@@ -20,7 +19,7 @@ def layer_table(
     weight_bytes: bytes of one weight of `after` in its file (1 for INT8).
     """
     old, new = _layers(before), _layers(after)
-    old_macs, new_macs = macs_by_layer(before, example), macs_by_layer(after, example)
+    old_macs, new_macs = macs_by_module(before, example), macs_by_module(after, example)
     return [
         {
             "name": name,
@@ -34,21 +33,6 @@ def layer_table(
         }
         for name, layer in old.items()
     ]
-
-
-def macs_by_layer(model: nn.Module, example: Any) -> dict[str, int]:
-    """Return the multiply-accumulates of one sample by module name; a module called twice counts twice."""
-    counter = FlopCounterMode(display=False)
-    training = model.training
-    model.eval()
-    with torch.no_grad(), counter:
-        call(model, example)
-    model.train(training)
-    prefix = type(model).__name__ + "."
-    return {
-        name.removeprefix(prefix): sum(counts.values()) // 2 // _batch(example)
-        for name, counts in counter.get_flop_counts().items()
-    }
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -72,10 +56,3 @@ def _channels(layer: nn.Module | None) -> int:
         if isinstance(getattr(layer, name, None), int):
             return int(getattr(layer, name))
     return int(max(layer.parameters(recurse=False), key=lambda parameter: parameter.ndim).shape[0])
-
-
-def _batch(example: Any) -> int:
-    from paretune.data import tensors_of
-
-    first = tensors_of(example)[0]
-    return max(1, first.shape[0] if first.ndim else 1)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from paretune.errors import RunError
-from paretune.measure._engine import Feeds, open_engine
+from paretune.measure._child import INPUT
+from paretune.measure._engine import open_engine
 from paretune.measure._feeds import example_feeds, reference_inputs
 from paretune.target import Target
 
@@ -39,15 +40,10 @@ def fresh_process(path: Path | str, target: Target, *, inputs: Any = None) -> Fr
     feeds = example_feeds(open_engine(path, target), target.batch, given)
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / "inputs.npz"
-        _store(stored, feeds)
+        np.savez(stored, **{INPUT + name: array for name, array in feeds.items()})  # type: ignore[arg-type]
         seen = [_once(path, target, stored) for _ in range(PROCESSES)]
     load_ms = float(np.median([one["load_ms"] for one in seen]))
     return FreshProcess(load_ms, int(np.median([one["peak_memory_bytes"] for one in seen])))
-
-
-def _store(path: Path, feeds: Feeds) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **feeds)  # type: ignore[arg-type]  # a feed may not be called allow_pickle
 
 
 def _once(path: Path, target: Target, stored: Path) -> dict[str, Any]:
@@ -58,8 +54,10 @@ def _once(path: Path, target: Target, stored: Path) -> dict[str, Any]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise RunError(f"{path} did not load and run in a fresh process within {LONGEST_SECONDS} s") from error
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RunError(f"{path} does not load or run in a fresh process: {last}")
-    content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    content: dict[str, Any] = {}
+    if done.returncode == 0:
+        content = json.loads(done.stdout.splitlines()[-1])
+    problem = content.get("error") or (None if content else f"it ended with code {done.returncode}")
+    if problem:
+        raise RunError(f"{path} does not load or run in a fresh process: {problem}")
     return content
