@@ -234,7 +234,7 @@ def _layers(model: nn.Module, captured: Capture, state: Couplings, groups: list[
         if path in modules and not list(modules[path].children()) and _has_axes(state, node):
             rows[path] = type(modules[path]).__name__, node
     for name, made in makes.items():
-        rows.setdefault(name, ("Parameter", made.node))
+        rows.setdefault(name, (type(modules[name]).__name__ if name in modules else "Parameter", made.node))
     return [
         Layer(name, kind, tuple(state.values[node]), name in makes, *_verdict(state, free, makes.get(name)))
         for name, (kind, node) in rows.items()

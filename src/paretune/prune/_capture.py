@@ -8,11 +8,12 @@ not tell the batch from an axis of size 1.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from torch import fx, nn
 from paretune.data import call, map_tensors, tensors_of
 from paretune.errors import SurgeryError
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_HERE = str(Path(__file__).parent) + os.sep
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s+(.*)')
 
 
@@ -36,6 +38,8 @@ class Capture:
     """The inputs as captured, on the model's device."""
     repeat: int
     """How often the batch of the given example was repeated (1 or 2)."""
+    training: torch.export.ExportedProgram | None = None
+    """The model captured in train mode, where parameters are used that eval mode leaves out (auxiliary heads)."""
 
 
 def capture(model: nn.Module, example: Any) -> Capture:
@@ -46,21 +50,43 @@ def capture(model: nn.Module, example: Any) -> Capture:
     example = on_device_of(model, example)
     with evaluating(model):
         _try_forward(model, example)
-        doubled = _repeat_batch(example)
-        if doubled is not None:
-            try:
-                return Capture(_export(model, doubled), doubled, 2)
-            except Exception:  # a model with a fixed batch: capture it at that batch, which says more if it fails
-                pass
+        captured = _capture(model, example)
+    if not _unused(captured.program):
+        return captured
+    with evaluating(model, False):
         try:
-            return Capture(_export(model, example), example, 1)
-        except Exception as error:
-            raise SurgeryError(
-                f"torch.export cannot capture this model: {type(error).__name__}: {_first_line(error)}"
-                f"{_at(error)}. Control flow that depends on the values of a tensor, and conversions to numpy or "
-                "to Python numbers, cannot be captured: write them with tensor operators (torch.where), or move "
-                "them out of forward"
-            ) from error
+            return replace(captured, training=_export(model, captured.example))
+        except Exception:  # those parameters may be used nowhere; the graph of eval mode is what is measured
+            return captured
+
+
+def _capture(model: nn.Module, example: Any) -> Capture:
+    doubled = _repeat_batch(example)
+    if doubled is not None:
+        try:
+            return Capture(_export(model, doubled), doubled, 2)
+        except Exception:  # a model with a fixed batch: capture it at that batch, which says more if it fails
+            pass
+    try:
+        return Capture(_export(model, example), example, 1)
+    except Exception as error:
+        raise SurgeryError(
+            f"torch.export cannot capture this model: {type(error).__name__}: {_first_line(error)}"
+            f"{_at(error)}. Control flow that depends on the values of a tensor, and conversions to numpy or "
+            "to Python numbers, cannot be captured: write them with tensor operators (torch.where), or move "
+            "them out of forward"
+        ) from error
+
+
+def _unused(program: torch.export.ExportedProgram) -> bool:
+    """Tell whether some parameter is used by no node (tied ones count as one)."""
+    parameters = program.graph_signature.inputs_to_parameters
+    used: dict[int, bool] = {}
+    for node in program.graph.nodes:
+        if node.name in parameters:
+            key = id(program.state_dict[parameters[node.name]])
+            used[key] = used.get(key, False) or bool(node.users)
+    return not all(used.values())
 
 
 def on_device_of(model: nn.Module, example: Any) -> Any:
@@ -70,10 +96,10 @@ def on_device_of(model: nn.Module, example: Any) -> Any:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode, and back into the mode each had."""
+def evaluating(model: nn.Module, evaluation: bool = True) -> Iterator[None]:
+    """Put every module in eval mode (or all in train mode), and back into the mode each had."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    model.train(not evaluation)
     try:
         with torch.no_grad():
             yield

@@ -72,7 +72,7 @@ class Couplings:
     balances: list[NDArray[np.int64]] = field(default_factory=list)
     """(blocks, n): every row must keep equally many units."""
     unmaskable: list[Axis] = field(default_factory=list)
-    """Axes whose cut no zeroed weight can imitate: a norm has statistics of them, or a computed weight reads them."""
+    """Axes whose cut no zeroed weight can imitate: a norm's statistics, or what a computed weight reads."""
     costs: list[Cost] = field(default_factory=list)
     batch: int = 1
 
@@ -124,11 +124,22 @@ class Couplings:
 
 
 def couple(captured: Capture, rules: Callable[[Any], Rule | None]) -> Couplings:
-    """Walk a captured graph; `rules` finds the rule of a node's target."""
+    """Walk a captured graph; `rules` finds the rule of a node's target.
+
+    Where the model was captured in train mode too, that graph's couplings are added; costs are those of eval mode.
+    """
     state = Couplings()
-    graph = captured.program.graph
-    _placeholders(state, captured)
-    for node in graph.nodes:
+    _walk(state, captured.program, rules)
+    if captured.training is not None:
+        costs, state.costs = state.costs, []
+        _walk(state, captured.training, rules)
+        state.costs = costs
+    return state
+
+
+def _walk(state: Couplings, program: torch.export.ExportedProgram, rules: Callable[[Any], Rule | None]) -> None:
+    _placeholders(state, program)
+    for node in program.graph.nodes:
         if node.op == "call_function":
             state.values[node] = _apply(state, node, rules(node.target))
         elif node.op == "get_attr":
@@ -140,12 +151,10 @@ def couple(captured: Capture, rules: Callable[[Any], Rule | None]) -> Couplings:
             for argument in node.all_input_nodes:
                 for axis in _every_axis(state.values[argument]):
                     state.units.pin(axis, why)
-    return state
 
 
-def _placeholders(state: Couplings, captured: Capture) -> None:
+def _placeholders(state: Couplings, program: torch.export.ExportedProgram) -> None:
     """Give every parameter and buffer fresh units, tied ones the same, and every input fixed axes."""
-    program = captured.program
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
     single = state.units.reason("its size is 1", "nothing: a size of 1 cannot be halved")
     given = state.units.reason("it is the model's input", "nothing: the input's shape is given")
@@ -186,8 +195,8 @@ def _apply(state: Couplings, node: fx.Node, rule: Rule | None) -> Value:
     if rule is not None:
         try:
             return rule(state, node, arguments(node))
-        except NoRule:
-            pass
+        except (NoRule, IndexError, KeyError, TypeError, ValueError):
+            pass  # a form that the rule does not cover: what it stated so far only couples more
     return _unknown(state, node)
 
 

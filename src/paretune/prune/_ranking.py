@@ -45,6 +45,10 @@ def rank(
     *,
     normalise: bool,
 ) -> list[Ranked]:
+    """Score the units of every group and put their bundles in the order in which they go.
+
+    normalise: divide the scores of each group by their mean, so that groups compare.
+    """
     cache: dict[tuple[str, int], NDArray[np.float64]] = {}
     found = []
     for group in groups:
@@ -92,7 +96,8 @@ def _order(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.fl
     for group, values in zip(groups, scores, strict=True):
         anchored = stay[group.blocks]
         order = np.lexsort((values, anchored), axis=1)
-        units, ordered = (np.take_along_axis(array, order, axis=1) for array in (group.blocks, values))
+        units = np.take_along_axis(group.blocks, order, axis=1)
+        ordered = np.take_along_axis(values, order, axis=1)
         last = group.blocks.shape[1] - max(1, int(anchored.sum(axis=1).max()))
         ranked.append(Ranked(group, units.T[:last], ordered.mean(axis=0)[:last]))
     return ranked

@@ -8,9 +8,10 @@ is then a search over one number. Of every axis that is cut at least one channel
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def select(
     threshold: channels whose score is above it stay, the others go.
     macs: multiply-accumulates to keep, as a fraction of the model's in (0, 1], or as an amount ("20M").
     widths: channels that layers keep, by the name or glob of the layer that makes them: {"layer1.*.conv1": 16}.
-    multiple: widths after the cut are the nearest multiple, at least one.
+    multiple: widths after the cut are multiples of this, at least one; a group that cannot get there stays whole.
     protect: names or globs of layers, or of modules with all that is in them, that keep the channels they make.
     combine: how the scores of coupled slices become one: mean, sum, max, or that of the first layer.
     """
@@ -71,21 +72,18 @@ def select(
     free = unprotected(analysis, protect)
     normalise = threshold is None and scope == "global"
     ranked = rank(analysis.model, analysis.couplings, free, _resolve(score), combine, normalise=normalise)
-    notes: list[str] = []
     if widths is not None:
-        counts = _by_widths(ranked, analysis, widths)
+        counts, multiple = _by_widths(ranked, analysis, widths), 1
     elif threshold is not None:
-        counts = [int((r.scores <= threshold).sum()) for r in ranked]
+        counts = _nearest(ranked, [int((r.scores <= threshold).sum()) for r in ranked], multiple)
     elif ratio is not None:
-        counts = _by_ratio(ranked, ratio, scope)
+        counts = _by_ratio(ranked, ratio, scope, multiple)
     else:
         assert macs is not None
         counts = _by_macs(analysis, ranked, macs, scope, multiple)
-    if widths is None:
-        counts = _rounded(ranked, counts, multiple, notes)
     removed = removed_units(ranked, counts)
     after = {r.group.layers[0]: r.group.width - k * r.group.step for r, k in zip(ranked, counts, strict=True) if k}
-    return Selection(removed, after, tuple(notes))
+    return Selection(removed, after, _stuck(ranked, multiple))
 
 
 def unprotected(analysis: Analysis, protect: Iterable[str]) -> tuple[Group, ...]:
@@ -163,43 +161,76 @@ def _resolve(score: str | Score) -> Score:
     return function
 
 
-def _by_ratio(ranked: list[Ranked], ratio: float, scope: str) -> list[int]:
+def _by_ratio(ranked: list[Ranked], ratio: float, scope: str, multiple: int) -> list[int]:
     if scope == "local":
-        return [_clip(r, int(ratio * r.group.blocks.shape[1] + 1e-9)) for r in ranked]
-    parts = np.concatenate([np.full(len(r.bundles), r.bundles.shape[1]) for r in ranked])
+        asked = [min(len(r.bundles), int(ratio * r.group.blocks.shape[1] + 1e-9)) for r in ranked]
+        return _nearest(ranked, asked, multiple)
+    path = _path(ranked, multiple)
+    parts = np.array([r.bundles.shape[1] for r in ranked])
+    gone = np.cumsum((path.after - path.before) * parts[path.group])
     total = sum(r.group.blocks.size for r in ranked)
-    gone = np.cumsum(parts[_global_order(ranked)])
-    return _first(ranked, int((gone <= ratio * total + 1e-9).sum()))
+    return path.counts(int((gone <= ratio * total + 1e-9).sum()))
 
 
-def _clip(ranked: Ranked, count: int) -> int:
-    return min(count, len(ranked.bundles))
+@dataclass(frozen=True)
+class _Path:
+    """The order in which groups shrink, one move after the other; each leaves a width that is allowed."""
+
+    group: Axis
+    before: Axis
+    after: Axis
+    """(moves,): which group moves, and how many bundles it has lost before and after the move."""
+    groups: int
+
+    def counts(self, moves: int) -> list[int]:
+        """Return how many bundles each group has lost after the first `moves` moves."""
+        lost = np.zeros(self.groups, np.int64)
+        np.maximum.at(lost, self.group[:moves], self.after[:moves])
+        return [int(count) for count in lost]
 
 
-def _global_order(ranked: list[Ranked]) -> Axis:
-    """Return all bundles of all groups in the order in which they go."""
-    return np.argsort(np.concatenate([np.maximum.accumulate(r.scores) for r in ranked]), kind="stable")
+def _path(ranked: list[Ranked], multiple: int) -> _Path:
+    """Return all moves, the lowest mean score first; in a group they keep their order."""
+    moves: list[tuple[float, int, int, int]] = []
+    for index, r in enumerate(ranked):
+        stops, worst = _stops(r, multiple), -np.inf
+        for before, after in pairwise(stops):
+            worst = max(worst, float(r.scores[before:after].mean()))
+            moves.append((worst, index, int(before), int(after)))
+    moves.sort()
+    columns = np.array([move[1:] for move in moves], np.int64).reshape(-1, 3)
+    return _Path(columns[:, 0], columns[:, 1], columns[:, 2], len(ranked))
 
 
-def _first(ranked: list[Ranked], count: int) -> list[int]:
-    """Return how many bundles each group loses when the first `count` of all go."""
-    owner = np.repeat(np.arange(len(ranked)), [len(r.bundles) for r in ranked])
-    lost = np.bincount(owner[_global_order(ranked)[:count]], minlength=len(ranked))
-    return [int(number) for number in lost]
+def _stops(ranked: Ranked, multiple: int) -> Axis:
+    """Return how many bundles a group may lose so that its width is a multiple; 0 is always allowed."""
+    lost = np.arange(len(ranked.bundles) + 1)
+    fits = (ranked.group.width - lost * ranked.group.step) % multiple == 0
+    return np.union1d(lost[fits], [0])
+
+
+def _nearest(ranked: list[Ranked], counts: list[int], multiple: int) -> list[int]:
+    """Move every count to the nearest that is allowed; ties keep more channels."""
+    stops = [_stops(r, multiple) for r in ranked]
+    return [int(s[np.argmin(np.abs(s - count))]) for s, count in zip(stops, counts, strict=True)]
 
 
 def _by_macs(analysis: Analysis, ranked: list[Ranked], macs: float | str, scope: str, multiple: int) -> list[int]:
-    """Return the gentlest counts whose cost, after rounding, is at most the target; bisection over one number."""
+    """Return the gentlest counts whose cost is at most the target; bisection over one number."""
     target = target_macs(macs, analysis.macs)
-    steps = sum(len(r.bundles) for r in ranked) if scope == "global" else max(len(r.bundles) for r in ranked)
+    path = _path(ranked, multiple)
+    steps = len(path.group) if scope == "global" else max((len(r.bundles) for r in ranked), default=0)
 
     def counts(step: int) -> list[int]:
         if scope == "global":
-            return _first(ranked, step)
-        return [round(step / max(1, steps) * len(r.bundles)) for r in ranked]
+            return path.counts(step)
+        return _nearest(ranked, [round(step / max(1, steps) * len(r.bundles)) for r in ranked], multiple)
+
+    def cost_of(lost: list[int]) -> int:
+        return analysis.macs_of(analysis.keep(removed_units(ranked, lost)))
 
     def cost(step: int) -> int:
-        return analysis.macs_of(analysis.keep(removed_units(ranked, _rounded(ranked, counts(step), multiple, []))))
+        return cost_of(counts(step))
 
     low, high = 0, steps
     if (floor := cost(high)) > target:
@@ -212,25 +243,35 @@ def _by_macs(analysis: Analysis, ranked: list[Ranked], macs: float | str, scope:
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if cost(middle) <= target else (middle + 1, high)
-    return counts(low)
+    return _given_back(path, low, lambda c: cost_of(c) <= target) if scope == "global" else counts(low)
 
 
-def _rounded(ranked: list[Ranked], counts: list[int], multiple: int, notes: list[str]) -> list[int]:
-    """Move every count to the nearest that leaves a multiple; ties keep more channels."""
-    if multiple == 1:
-        return counts
-    out = []
-    for r, count in zip(ranked, counts, strict=True):
-        possible = np.arange(len(r.bundles) + 1)
-        possible = possible[(r.group.width - possible * r.group.step) % multiple == 0]
-        possible = np.union1d(possible, [0])
-        out.append(int(possible[np.argmin(np.abs(possible - count))]))
-        if count and len(possible) == 1:
-            notes.append(
-                f"{r.group.title} keeps its {r.group.width} channels: no smaller width that it can have is "
-                f"a multiple of {multiple}"
-            )
-    return out
+def _given_back(path: _Path, moves: int, enough: Callable[[list[int]], bool]) -> list[int]:
+    """Undo the last move of every group, the latest first, where the target still holds without it.
+
+    A move of a wide group can overshoot the target by far; what smaller groups lost before it may then stay.
+    """
+    counts = path.counts(moves)
+    seen: set[int] = set()
+    for move in range(moves - 1, -1, -1):
+        group = int(path.group[move])
+        if group in seen:
+            continue
+        seen.add(group)
+        trial = [*counts[:group], int(path.before[move]), *counts[group + 1 :]]
+        if enough(trial):
+            counts = trial
+    return counts
+
+
+def _stuck(ranked: list[Ranked], multiple: int) -> tuple[str, ...]:
+    """Return a note for every group that the multiple leaves no smaller width."""
+    return tuple(
+        f"{r.group.title} keeps its {r.group.width} channels: no smaller width that it can have is a multiple of "
+        f"{multiple}"
+        for r in ranked
+        if len(r.bundles) and len(_stops(r, multiple)) == 1
+    )
 
 
 def _by_widths(ranked: list[Ranked], analysis: Analysis, widths: Mapping[str, int]) -> list[int]:

@@ -55,7 +55,7 @@ def _read_in_groups(
     blocks = channels.reshape(groups, inner)
     if name in state.parameters and len(name.users) == 1:  # each group may lose other places than the next
         state.read(node, name, 1, blocks)
-        return blocks[0]
+        return channels[:inner]
     for row in blocks:
         state.union(row, weight[1])
     return weight[1]
