@@ -1,16 +1,22 @@
-"""The same function in fewer kinds of node: batch norm folded, averages over the whole plane as one operator.
+"""The same function in nodes that ONNX Runtime has fast integer kernels for, before a grid is chosen.
 
-ONNX Runtime has an integer kernel for GlobalAveragePool; for ReduceMean, as which PyTorch's adaptive pooling is
-exported, it has none, and its AveragePool is slower.
+Batch norms are folded. An average over the whole plane is a GlobalAveragePool, which has such a kernel;
+ReduceMean, as which PyTorch's adaptive pooling is exported, has none. An average over small windows is a depthwise
+Conv with equal weights: for 32 channels of 32x32 in 2x2 windows ONNX Runtime 1.32 took 69 us with its integer
+AveragePool, 4 us in float, 7 us with this Conv in integers.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from paretune.export import fold_batch_norms
 from paretune.quantize._graph import array, attribute, constants, prune, shapes
+
+LARGEST_WINDOW = 25
+"""Elements of an averaging window that is written as a Conv: its weights are stored, one byte an element."""
 
 
 def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -20,7 +26,7 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = copied.graph
     _lift_constants(graph)
     fold_batch_norms(copied)
-    _replace_whole_pools(graph)
+    _replace_pools(graph)
     prune(graph)
     return copied
 
@@ -36,24 +42,60 @@ def _lift_constants(graph: onnx.GraphProto) -> None:
             graph.node.remove(node)
 
 
-def _replace_whole_pools(graph: onnx.GraphProto) -> None:
-    """Write AveragePool and ReduceMean over all spatial axes as GlobalAveragePool (and Flatten)."""
+def _replace_pools(graph: onnx.GraphProto) -> None:
+    """Write AveragePool and ReduceMean as GlobalAveragePool (and Flatten) or Conv, where they are that."""
     known, stated = constants(graph), shapes(graph)
-    for node in list(graph.node):
+    nodes = []
+    for node in graph.node:
         shape = stated.get(node.input[0], ()) if node.input else ()
-        if not _averages_the_plane(node, shape, known):
-            continue
-        keep = node.op_type == "AveragePool" or attribute(node, "keepdims", 1)
-        pooled = node.output[0] if keep else f"{node.output[0]}:pooled"
-        nodes = [helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)]
-        if not keep:
-            nodes.append(helper.make_node("Flatten", [pooled], [node.output[0]]))
-        for made in nodes:
-            made.metadata_props.extend(node.metadata_props)
-        index = list(graph.node).index(node)
-        graph.node.remove(node)
-        for offset, made in enumerate(nodes):
-            graph.node.insert(index + offset, made)
+        if _averages_the_plane(node, shape, known):
+            made = _global_pool(node)
+        elif _averages_windows(node, shape):
+            made = [_window_pool(graph, node, int(shape[1] or 0))]
+        else:
+            made = [node]
+        for new in made if made[0] is not node else ():
+            new.metadata_props.extend(node.metadata_props)
+        nodes += made
+    kept = onnx.GraphProto(node=nodes)
+    del graph.node[:]
+    graph.node.extend(kept.node)
+
+
+def _global_pool(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    output = node.output[0]
+    if node.op_type == "AveragePool" or attribute(node, "keepdims", 1):
+        return [helper.make_node("GlobalAveragePool", [node.input[0]], [output], name=node.name)]
+    pooled = f"{output}:pooled"
+    return [
+        helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name),
+        helper.make_node("Flatten", [pooled], [output]),
+    ]
+
+
+def _window_pool(graph: onnx.GraphProto, node: onnx.NodeProto, channels: int) -> onnx.NodeProto:
+    """Return the depthwise Conv that averages; its weights become an initializer."""
+    window = attribute(node, "kernel_shape")
+    weight = np.full((channels, 1, *window), 1 / np.prod(window), dtype=np.float32)
+    name = f"{node.output[0]}:mean"
+    graph.initializer.append(numpy_helper.from_array(weight, name))
+    conv = helper.make_node("Conv", [node.input[0], name], list(node.output), name=node.name, group=channels)
+    conv.attribute.extend(a for a in node.attribute if a.name in ("kernel_shape", "strides", "pads", "auto_pad"))
+    return conv
+
+
+def _averages_windows(node: onnx.NodeProto, shape: tuple[int | None, ...]) -> bool:
+    """Return whether a node is a mean over windows of one size: none that padding or the edge makes smaller."""
+    return (
+        node.op_type == "AveragePool"
+        and len(shape) == 4
+        and shape[1] is not None
+        and int(np.prod(attribute(node, "kernel_shape"))) <= LARGEST_WINDOW
+        and not attribute(node, "ceil_mode", 0)
+        and attribute(node, "auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+        and all(step == 1 for step in attribute(node, "dilations", [1]))
+        and bool(attribute(node, "count_include_pad", 0) or not any(attribute(node, "pads", [0])))
+    )
 
 
 def _averages_the_plane(

@@ -21,6 +21,7 @@ import onnx
 
 from paretune.quantize._graph import array, attribute, constants, producers, reader_counts, reads
 
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 JOINS = ("Add", "Mul", "Concat")
 POOLS = ("AveragePool", "GlobalAveragePool")
 CARRIERS = (
@@ -65,7 +66,7 @@ def make_plan(graph: onnx.GraphProto, skip: Sequence[str] = ()) -> Plan:
 
 def channel_axis(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> int | None:
     """Return the axis of a node's constant float32 weights that counts output channels; None where none does."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in LAYERS or node.domain not in ("", "ai.onnx"):
         return None
     parameters = [name for name in node.input[1:] if name]
     if not all(name in known and known[name].data_type == onnx.TensorProto.FLOAT for name in parameters):
@@ -88,6 +89,22 @@ def channel_axis(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> in
 
 def _width(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> int:
     return int(known[node.input[1]].dims[0 if attribute(node, "transB", 0) else 1])
+
+
+def left_in_float(graph: onnx.GraphProto, plan: Plan, skip: Sequence[str] = ()) -> list[str]:
+    """Return, in a sentence each, which layers with weights do not compute in integers though nobody asked so."""
+    known, found = constants(graph), []
+    for node in graph.node:
+        weights = len(node.input) > 1 and node.input[1] in known
+        if node.op_type not in LAYERS or not weights or skipped(node, skip) or node.output[0] in plan.compute:
+            continue
+        why = (
+            "ONNX Runtime has no integer kernel; its weights are stored in 8 bits"
+            if node.output[0] in plan.stored
+            else "its weights, bias or attributes are of a kind that the integer kernels do not take"
+        )
+        found.append(f"{module_of(node) or node.name} ({node.op_type}) computes in float: {why}")
+    return found
 
 
 def module_of(node: onnx.NodeProto) -> str:
@@ -123,7 +140,9 @@ def _settle(graph: onnx.GraphProto, plan: Plan, known: dict[str, onnx.TensorProt
         lost = [
             output
             for output, inputs in candidates.items()
-            if not all(available(name) for name in inputs) or alone(output, inputs, readers)
+            # a Concat may round what float nodes make: it would be rounded behind the Concat anyway
+            if not (any if made[output].op_type == "Concat" else all)(available(name) for name in inputs)
+            or alone(output, inputs, readers)
         ]
         if not lost:
             return
@@ -219,10 +238,10 @@ def _observed(graph: onnx.GraphProto, plan: Plan, known: dict[str, onnx.TensorPr
         if not node.output:
             continue
         output = node.output[0]
-        if output in plan.compute:
-            source = made.get(node.input[0])
-            if source is None or not plan.quantized(source.output[0]):
-                values[node.input[0]] = None
+        entering = list(node.input) if output in plan.joins else list(node.input[:1])
+        for name in entering if plan.quantized(output) else ():
+            if name not in made or not plan.quantized(made[name].output[0]):
+                values[name] = None
         if output in plan.joins or (
             output in plan.compute and (node.op_type == "Conv" or output in outputs or output in read)
         ):

@@ -23,7 +23,7 @@ from paretune.methods import find
 from paretune.quantize._canonical import canonical
 from paretune.quantize._graph import constants, opset
 from paretune.quantize._observe import observe
-from paretune.quantize._plan import Plan, channel_axis, make_plan, module_of, skipped
+from paretune.quantize._plan import Plan, channel_axis, left_in_float, make_plan, module_of, skipped
 from paretune.quantize._write import Writer
 from paretune.recipe import Context, GraphStep, Range, check_ranges
 from paretune.target import fingerprint
@@ -137,6 +137,9 @@ class Static(GraphStep):
         reduced = saturates(fingerprint()) if self.reduce_range == "auto" else self.reduce_range
         if reduced and self.reduce_range == "auto":
             note = "this CPU has no VNNI: 8-bit products would saturate, so weights have 7 bits (reduce_range)"
+            context.emit("note", {"step": self.name, "text": note})
+        model = canonical(graph)
+        for note in left_in_float(model.graph, make_plan(model.graph, self.skip), self.skip):
             context.emit("note", {"step": self.name, "text": note})
         return static(
             graph,

@@ -96,9 +96,10 @@ class Writer:
         """Keep a node as it is; what it reads exists in float under its own name."""
         for name in reads(node):
             self._real(name)
-        kept = self._add(node)
+        kept = _copy(node)
         if node.output and node.output[0] in self.plan.stored:
             kept.input[1] = self._stored_weight(node.input[1], self.plan.stored[node.output[0]])
+        self.nodes.append(kept)
         self.defined.update(node.output)
 
     def _bound(self, node: onnx.NodeProto) -> None:
@@ -112,7 +113,7 @@ class Writer:
     def _carry(self, node: onnx.NodeProto) -> None:
         """Let a node move the integers."""
         grid = self._integers(node.input[0])
-        moved = self._add(node)
+        moved = _copy(node)
         for place, name in enumerate(node.input if node.op_type == "Concat" else node.input[:1]):
             moved.input[place] = self._integers(name).integers
         if node.op_type == "Pad" and attribute(node, "mode", b"constant") == b"constant":
@@ -121,11 +122,12 @@ class Writer:
             if name:
                 moved.output[place] = name + INTEGERS
                 self.grids[name] = grid.on(name + INTEGERS)
+        self.nodes.append(moved)
 
     def _compute(self, node: onnx.NodeProto) -> None:
         """Let a node read dequantized inputs, and quantize what it makes."""
         output = node.output[0]
-        computed = self._add_later(node)
+        computed = _copy(node)
         if output in self.plan.joins:
             computed.input[:] = [self._rounded(name) for name in node.input]
         else:
@@ -148,6 +150,8 @@ class Writer:
         bias = array(self.constants[node.input[2]]) if len(node.input) > 2 and node.input[2] else None
         if bias is not None:
             scales = scales_for_bias(scales, bias, grid.scale)
+        if node.op_type == "Conv" and scales.ndim and np.all(scales == scales[0]):
+            scales, channel = scales[0], None  # an average pool: one number says it all
         name, scales_name = self._int8(node.input[1], values, scales, channel)
         zeros = [self._initializer(f"zeros{INTEGERS}{scales.size}", np.zeros_like(scales, np.int8))]
         parameters = [scales_name, *(zeros if node.op_type == "Gemm" else ())]
@@ -254,12 +258,8 @@ class Writer:
             self.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
-    def _add(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        copied = self._add_later(node)
-        self.nodes.append(copied)
-        return copied
 
-    def _add_later(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        copied = onnx.NodeProto()
-        copied.CopyFrom(node)
-        return copied
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    copied = onnx.NodeProto()
+    copied.CopyFrom(node)
+    return copied
