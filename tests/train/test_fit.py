@@ -71,22 +71,37 @@ def test_arguments_have_the_defaults_of_the_training_fields():
     assert {name: parameters[name].default for name in fields} == fields
 
 
-def test_the_weights_of_the_best_validated_epoch_are_kept():
-    seen = {}
-    model = _net()
+def test_the_weights_of_the_best_validated_epoch_are_kept(monkeypatch):
+    values = iter([0.5, 0.9, 0.7, 0.9])
+    monkeypatch.setattr(module, "evaluate", lambda *_: SimpleNamespace(value=next(values)))
+    model, seen = _net(), {}
 
     def emit(kind, fields):
         if kind == "epoch":
             seen[fields["epoch"]] = {name: value.clone() for name, value in model.state_dict().items()}
 
-    result = fit(
-        model, _task(), epochs=6, lr=0.5, optimizer="sgd", schedule="constant", context=Context(emit=emit)
-    )
-    values = [record["value"] for record in result.curve]
-    assert result.best_epoch == 1 + values.index(max(values))
-    best = seen[result.best_epoch]
-    assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
-    assert [record["best"] for record in result.curve] == [max(values[: i + 1]) for i in range(6)]
+    result = fit(model, _task(), epochs=4, lr=0.01, context=Context(emit=emit))
+    assert result.best_epoch == 2  # the first of the two
+    assert [record["best"] for record in result.curve] == [0.5, 0.9, 0.9, 0.9]
+    assert all(torch.equal(value, seen[2][name]) for name, value in model.state_dict().items())
+    assert not torch.equal(model[0].weight, seen[4]["0.weight"])
+
+
+def test_every_epoch_has_its_own_order_and_augmentation_fixed_by_the_seed():
+    def batches_of(seed):
+        seen = []
+
+        def augment(inputs, generator):
+            seen.append((inputs[0, 0].item(), torch.rand(1, generator=generator).item()))
+            return inputs
+
+        fit(nn.Linear(4, 2), _task(augment=augment, val=None), epochs=2, context=Context(seed=seed))
+        return seen[-12:]  # after the batches that were fetched for a trial
+
+    first = batches_of(0)
+    assert first == batches_of(0) != batches_of(1)
+    assert len({sample for sample, _ in first}) > 6  # 6 batches an epoch: another order in the second
+    assert len({drawn for _, drawn in first}) == 12
 
 
 def test_without_validation_data_the_last_epoch_is_kept_and_test_data_are_not_looked_at():
