@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune.decision import behaviour, class_drop, decide, flips
-from paretune.errors import InputError
+from paretune.errors import InputError, RunError
 from paretune.measurement import Evaluation
 from paretune.metrics import METRICS, Metric
 
@@ -98,6 +98,11 @@ def test_unlike_evaluations_are_refused():
 def test_a_baseline_of_zero_has_no_percent():
     with pytest.raises(InputError, match="percent of the baseline's mse, and that is 0"):
         decide(evaluation([0.0, 0.0], "mse"), evaluation([0.1, 0.0], "mse"), 1.0)
+
+
+def test_a_metric_that_is_no_number_is_told():
+    with pytest.raises(RunError, match="the candidate's mse is nan, so no drop can be told"):
+        decide(evaluation([0.1, 0.2], "mse"), evaluation([0.1, np.nan], "mse"), 1.0)
 
 
 def test_flips_worst_class_and_calibration_by_hand():

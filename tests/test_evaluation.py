@@ -69,5 +69,5 @@ def test_a_metric_that_fails_names_itself_and_the_split():
 
 def test_json_is_the_metric_of_the_summary():
     content = evaluate(identity, data(), resolve("accuracy")).to_json()
-    assert list(content) == ["name", "value", "low", "high", "n"]
+    assert list(content) == ["name", "value", "low", "high", "n", "greater_is_better", "fraction"]
     assert content["name"] == "accuracy" and content["n"] == 4

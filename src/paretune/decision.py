@@ -9,12 +9,13 @@ Source: Tango 1998 and McNemar 1947, as `paretune.statistics` cites them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from paretune.errors import InputError
+from paretune.errors import InputError, RunError
 from paretune.measurement import Evaluation
 from paretune.statistics import calibration_error, discordant, mcnemar, paired_difference, samples_needed
 
@@ -163,6 +164,12 @@ def _check_same_samples(baseline: Evaluation, candidate: Evaluation) -> None:
             f"{candidate.metric.name} on {candidate.n}; a drop is decided on the same samples: evaluate both "
             "on the same data with the same limit"
         )
+    for which, evaluation in (("baseline", baseline), ("candidate", candidate)):
+        if not math.isfinite(evaluation.value):
+            raise RunError(
+                f"the {which}'s {evaluation.metric.name} is {evaluation.value}, so no drop can be told; look for "
+                "the first layer whose output is not finite"
+            )
 
 
 def _rounded(n: int) -> int:
