@@ -64,13 +64,13 @@ def test_every_command_has_help_with_the_shared_options(name):
 
 
 def command_lines():
-    """Yield every command with its arguments and options, the techniques once per method."""
+    """Yield every command with its arguments and options, the techniques once per step."""
     context = click.Context(app, info_name="paretune")
     for name in app.list_commands(context):
         command = app.get_command(context, name)
-        methods = list(command._methods()) if name in TECHNIQUES else [None]
-        for method in methods:
-            args = [] if method is None else ["--method", method]
+        steps = list(command._steps()) if name in TECHNIQUES else [None]
+        for step in steps:
+            args = [] if step is None else ["--step", step]
             made = command.make_context(name, args, parent=context, resilient_parsing=True)
             words = [
                 param.human_readable_name
@@ -78,7 +78,7 @@ def command_lines():
                 else "/".join(param.opts + param.secondary_opts)
                 for param in command.get_params(made)
             ]
-            yield " ".join([name, *([f"({method})"] if method and len(methods) > 1 else []), *words])
+            yield " ".join([name, *([f"({step})"] if step and len(steps) > 1 else []), *words])
 
 
 def test_adding_an_option_is_a_decision():

@@ -83,6 +83,10 @@ def test_a_list_is_given_in_pieces_or_as_one():
     assert parse("--losses", "soft_labels: {temperature: 4}")["losses"] == [{"soft_labels": {"temperature": 4}}]
 
 
+def test_a_choice_of_numbers_is_read_as_a_number():
+    assert read_value("8", take_apart(Literal[4, 8])) == 8
+
+
 def test_what_is_no_yaml_stays_text_for_the_step_to_refuse():
     assert read_value("[1, 2", Hint((float,), (), None, False)) == "[1, 2"
 
@@ -95,6 +99,7 @@ def test_what_is_no_yaml_stays_text_for_the_step_to_refuse():
         (int | str, (int, str), (), False),
         (Literal["a", "b"], (str,), ("a", "b"), False),
         (Literal["a", "b"] | None, (str,), ("a", "b"), True),
+        (Literal[4, 8], (int,), ("4", "8"), False),
         (Literal["auto"] | int, (str, int), (), False),
         (tuple[str, ...], (tuple,), (), False),
         (dict[str, int], (dict,), (), False),

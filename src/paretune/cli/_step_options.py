@@ -25,7 +25,7 @@ class Hint:
     kinds: tuple[Any, ...]
     """The types of a union without None: (float,), (int, str), (tuple,)."""
     choices: tuple[str, ...]
-    """The strings of a Literal."""
+    """The values of a Literal, as they are typed."""
     range: Range | None
     optional: bool
 
@@ -66,7 +66,7 @@ def read_value(value: Any, hint: Hint) -> Any:
     if isinstance(value, tuple):
         items = [read_value(item, dataclasses.replace(hint, kinds=(object,))) for item in value]
         return [part for item in items for part in (item if isinstance(item, list) else [item])]
-    if not isinstance(value, str) or hint.kinds == (str,) or hint.choices:
+    if not isinstance(value, str) or hint.kinds == (str,):
         return value
     import yaml
 
@@ -91,12 +91,14 @@ def take_apart(annotation: Any) -> Hint:
     members = typing.get_args(bare) if union else (bare,)
     parts = [take_apart(m) for m in members if m is not types.NoneType] if union else []
     if parts:
-        choices = tuple(choice for part in parts for choice in part.choices)
+        closed = all(part.choices for part in parts)
+        choices = tuple(choice for part in parts for choice in part.choices) if closed else ()
         kinds = tuple(kind for part in parts for kind in part.kinds)
         span = span or next((part.range for part in parts if part.range), None)
-        return Hint(kinds, choices if kinds == (str,) else (), span, types.NoneType in members)
+        return Hint(kinds, choices, span, types.NoneType in members)
     if typing.get_origin(bare) is typing.Literal:
-        return Hint((str,), tuple(map(str, typing.get_args(bare))), span, False)
+        values = typing.get_args(bare)
+        return Hint(tuple(dict.fromkeys(map(type, values))), tuple(map(str, values)), span, False)
     return Hint((typing.get_origin(bare) or bare,), (), span, False)
 
 
@@ -171,7 +173,15 @@ def _is_number(value: Any) -> bool:
 def _metavar(hint: Hint) -> str:
     if hint.choices:  # written out, for click would show `channels_last` with the dash that it also takes
         return f"[{'|'.join(hint.choices)}]"
-    names = {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "VALUE", list: "VALUE", dict: "MAPPING"}
+    names = {
+        bool: "BOOLEAN",
+        int: "INTEGER",
+        float: "NUMBER",
+        str: "TEXT",
+        tuple: "VALUE",
+        list: "VALUE",
+        dict: "MAPPING",
+    }
     return "|".join(dict.fromkeys(names.get(kind, "VALUE") for kind in hint.kinds))
 
 

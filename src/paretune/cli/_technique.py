@@ -1,7 +1,7 @@
 """`paretune train`, `prune`, `distill`, `quantize`: one technique as a recipe of one step.
 
 Their options are the fields of the step, so that a command line and a recipe say the same thing in the same
-words. A family with several steps takes one of them by `--method`.
+words. A family with several steps takes one of them by `--step`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class Technique(Command):
-    """A command whose options depend on `--method`; the family is imported when they are needed."""
+    """A command whose options depend on `--step`; the family is imported when they are needed."""
 
     def __init__(self, family: str) -> None:
         super().__init__(family, callback=self._run, params=_own_params())
         self.family = family
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Find the step that `--method` names before the options are read: they are its fields."""
-        ctx.meta[__name__] = self._step(_value_of("--method", args), ctx)
+        """Find the step that `--step` names before the options are read: they are its fields."""
+        ctx.meta[__name__] = self._step(_value_of("--step", args), ctx)
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -36,18 +36,18 @@ class Technique(Command):
         from paretune.cli._step_options import step_options
 
         step = ctx.meta.get(__name__) or self._step(None, ctx)
-        methods = self._methods()
-        own = [param for param in self.params if param.name != "method" or len(methods) > 1]
+        steps = self._steps()
+        own = [param for param in self.params if param.name != "step" or len(steps) > 1]
         for param in own:
-            if param.name == "method":
-                param.type = Choice(list(methods))
+            if param.name == "step":
+                param.type = Choice(list(steps))
         taken = {str(param.name) for param in own} | {"help"}
         arguments = [param for param in own if isinstance(param, click.Argument)]
         rest = [param for param in own if not isinstance(param, click.Argument)]
         return [*arguments, *step_options(step, taken), *rest, *shared_options(), *self._help(ctx)]
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the docstring of the step that `--method` names."""
+        """Write the docstring of the step that `--step` names."""
         import inspect
 
         step = ctx.meta.get(__name__) or self._step(None, ctx)
@@ -64,22 +64,22 @@ class Technique(Command):
         option = self.get_help_option(ctx)
         return [] if option is None else [option]
 
-    def _methods(self) -> dict[str, type[Step]]:
+    def _steps(self) -> dict[str, type[Step]]:
         """Return the family's steps by the last part of their name; the first is the default."""
         from paretune.methods import registry
 
-        steps = {name: step for name, step in registry("steps").items() if name.split(".")[0] == self.family}
-        return {name.rpartition(".")[2]: step for name, step in steps.items()}
+        mine = {name: step for name, step in registry("steps").items() if name.split(".")[0] == self.family}
+        return {name.rpartition(".")[2]: step for name, step in mine.items()}
 
-    def _step(self, method: str | None, ctx: click.Context) -> type[Step]:
-        methods = self._methods()
-        assert methods, f"no step of {self.family} is registered"
-        if method is None:
-            return next(iter(methods.values()))
-        name = method.rpartition(".")[2]
-        if name not in methods:
-            raise click.UsageError(f"--method: no step '{method}' in {self.family}.{nearest(name, methods)}", ctx)
-        return methods[name]
+    def _step(self, typed: str | None, ctx: click.Context) -> type[Step]:
+        steps = self._steps()
+        assert steps, f"no step of {self.family} is registered"
+        if typed is None:
+            return next(iter(steps.values()))
+        name = typed.rpartition(".")[2]
+        if name not in steps:
+            raise click.UsageError(f"--step: no step '{typed}' in {self.family}.{nearest(name, steps)}", ctx)
+        return steps[name]
 
     def _run(self, *, json: bool, quiet: bool, debug: bool, **options: Any) -> int:
         from paretune import run
@@ -113,7 +113,7 @@ def _own_params() -> list[click.Parameter]:
     """Return what every technique takes beside the fields of its step."""
 
     @click.argument("task")
-    @click.option("--method", help="Which step of the family.", metavar="NAME")
+    @click.option("--step", help="Which step of the family.", metavar="NAME")
     @click.option(
         "--threads", type=int, default=1, show_default=True, help="Threads of the runtime when measured."
     )

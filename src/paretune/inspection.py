@@ -1,0 +1,138 @@
+"""Check a recipe without training: what it would cut, what cannot be cut and why, and the most it can gain.
+
+Shapes, multiply-accumulates and parameters after a cut are exact, for the cut is made on a copy. Which channels go
+depends on the weights: where the recipe trains first, a global ratio may spread over the layers in another way
+than on the untrained weights seen here. Nothing is said of latency or accuracy: those are measured, not predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from paretune.errors import InfeasibleError, InputError, SurgeryError
+from paretune.recipe import GraphStep, Recipe, Step
+from paretune.task import Task, load_task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from paretune.prune import Channels
+
+FLOAT_BYTES, INT8_BYTES = 4, 1
+Row = dict[str, Any]
+
+
+def check(recipe: Recipe, task: Task | None = None) -> dict[str, Any]:
+    """Return what a recipe would do to its task's model, as plain JSON; nothing is trained or written.
+
+    Keys: task, recipe (as resolved), model {macs, params, weight_bytes}, layers (one row each: its output's
+    `shape` now and `after` the recipe, how many of its channels are `prunable`, or the `reason` why none is and
+    the `remedy`), steps (macs, params and weight_bytes left `after` each; `ceiling`: the least that it could
+    leave; `gains` in words; notes; `problem` where it cannot be done, else null), ok (no step has a problem).
+
+    weight_bytes: of the weights alone; a file is larger by its graph, about 10 KB.
+    """
+    if task is None and recipe.task is None:
+        raise InputError("the recipe names no task; write `task: path/to/file.py:make_task` in it")
+    task = task or load_task(str(recipe.task))
+    task.check()
+    model = _fresh(recipe, task)
+    start = _costs(model, task, FLOAT_BYTES)
+    rows, steps = _layers(model, task), list[Row]()
+    for step in recipe.steps:
+        before = steps[-1]["after"] if steps else start
+        if _cuts(step):
+            model, entry, shapes = _cut(step, model, task)  # type: ignore[arg-type]
+            rows = _with_shapes(rows, shapes)
+        else:
+            entry = _unshaped(step, model, task, before)
+        steps.append(entry)
+    return {
+        "task": recipe.task or task.name,
+        "recipe": recipe.to_dict(),
+        "model": start,
+        "layers": rows,
+        "steps": steps,
+        "ok": all(entry["problem"] is None for entry in steps),
+    }
+
+
+def _fresh(recipe: Recipe, task: Task) -> nn.Module:
+    import torch
+
+    torch.manual_seed(recipe.seed)  # the weights that a run would start from
+    return task.build().eval()
+
+
+def _layers(model: nn.Module, task: Task) -> list[Row]:
+    """Return a row for each layer; of a model that cannot be captured none can be pruned, and the row says why."""
+    from paretune.prune import analyze
+
+    try:
+        return [{**row, "after": row["shape"]} for row in analyze(model, task.inputs()).table()]
+    except SurgeryError as error:
+        return [
+            {"layer": name, "type": type(module).__name__, "shape": None, "after": None, "makes_channels": True,
+             "prunable": 0, "reason": str(error), "remedy": ""}
+            for name, module in model.named_modules()
+            if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
+        ]  # fmt: skip
+
+
+def _cuts(step: Step) -> bool:
+    from paretune.prune import Channels
+
+    return isinstance(step, Channels)
+
+
+def _cut(step: Channels, model: nn.Module, task: Task) -> tuple[nn.Module, Row, dict[str, list[int]]]:
+    """Return the model after the cut, the step's entry, and the shapes that are left by layer."""
+    from paretune.prune import analyze, cut, predict
+
+    before = _costs(model, task, FLOAT_BYTES)
+    entry: Row = {"step": step.name, "after": before, "ceiling": before, "notes": [], "problem": None}
+    try:
+        analysis = analyze(model, task.inputs())
+        least = {key: round(analysis.ceiling[f"{key}_fraction"] * before[key]) for key in ("macs", "params")}
+        entry["ceiling"] = {**least, "weight_bytes": FLOAT_BYTES * least["params"]}
+        selection = step.select(analysis)
+        pruned = cut(analysis, selection)
+    except (InfeasibleError, InputError) as error:
+        return model, {**entry, "gains": "nothing: it cannot be done", "problem": str(error)}, {}
+    after = _costs(pruned.model, task, FLOAT_BYTES)
+    shapes = {row["layer"]: row["after"] for row in predict(analysis, selection).layers}
+    gains = f"{_percent(after, before, 'macs')} of the MACs, {_percent(after, before, 'params')} of the parameters"
+    return pruned.model, {**entry, "after": after, "gains": gains, "notes": list(pruned.notes)}, shapes
+
+
+def _unshaped(step: Step, model: nn.Module, task: Task, before: Mapping[str, Any]) -> Row:
+    """Return the entry of a step that leaves shapes alone."""
+    after, gains = dict(before), "no MACs and no bytes; at most the accuracy that was lost"
+    if isinstance(step, GraphStep):
+        after["weight_bytes"] = min(before["weight_bytes"], _costs(model, task, INT8_BYTES)["weight_bytes"])
+        gains = f"at most {_percent(after, before, 'weight_bytes')} of the bytes of weights; MACs in integers"
+    elif step.name == "train":
+        gains = "no MACs and no bytes; accuracy"
+    return {"step": step.name, "after": after, "ceiling": after, "gains": gains, "notes": [], "problem": None}
+
+
+def _costs(model: nn.Module, task: Task, weight_bytes: int) -> dict[str, int]:
+    """Return MACs, parameters and bytes of weights; tensors of one axis (biases) stay in float."""
+    from paretune.measure import macs, parameters
+
+    stored = sum(p.numel() * (weight_bytes if p.ndim > 1 else FLOAT_BYTES) for p in model.parameters())
+    return {"macs": macs(model, task.inputs()), "params": parameters(model), "weight_bytes": stored}
+
+
+def _with_shapes(rows: Sequence[Row], shapes: Mapping[str, list[int]]) -> list[Row]:
+    return [{**row, "after": shapes.get(row["layer"], row["after"])} for row in rows]
+
+
+def _percent(after: Mapping[str, Any], before: Mapping[str, Any], key: str) -> str:
+    """Return how much less there is.
+
+    >>> _percent({"macs": 25}, {"macs": 100}, "macs")
+    '75 %'
+    """
+    return f"{100 * (1 - after[key] / max(1, before[key])):.0f} %"

@@ -1,0 +1,92 @@
+"""`check`: exact shapes and costs after a cut, worked out by hand, and reasons where none is possible."""
+
+import pytest
+import torch
+from torch import nn
+
+from paretune.errors import InputError, TaskError
+from paretune.inspection import check
+from paretune.recipe import parse_recipe
+from paretune.task import Task
+
+
+def net():
+    """Two convolutions and a classifier, without biases: 8x8 images of one channel."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4, bias=False),
+    )  # fmt: skip
+
+
+def task(model=net):
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(8, 1, 8, 8, generator=generator), torch.arange(8) % 4
+    return Task(name="small", model=model, train=(images, labels), val=(images, labels))
+
+
+def checked(*steps, model=net):
+    return check(parse_recipe({"steps": list(steps)}), task(model))
+
+
+def test_costs_and_shapes_after_a_cut_as_counted_by_hand():
+    found = checked({"prune.channels": {"ratio": 0.5, "scope": "local"}}, "quantize.static")
+    # 9 taps a filter on 64 pixels: 1x8 and 8x16 filters, then 16x4; after the cut 1x4, 4x8 and 8x4
+    assert found["model"] == {
+        "macs": 9 * 64 * (8 + 128) + 64,
+        "params": 9 * (8 + 128) + 64,
+        "weight_bytes": 4 * 1288,
+    }
+    prune, quantize = found["steps"]
+    assert prune["after"] == {"macs": 9 * 64 * (4 + 32) + 32, "params": 9 * (4 + 32) + 32, "weight_bytes": 4 * 356}
+    assert quantize["after"] == prune["after"] | {"weight_bytes": 356}
+    layers = {row["layer"]: row for row in found["layers"]}
+    assert (layers["0"]["shape"], layers["0"]["after"]) == ([1, 8, 8, 8], [1, 4, 8, 8])
+    assert (layers["2"]["shape"], layers["2"]["after"]) == ([1, 16, 8, 8], [1, 8, 8, 8])
+    assert found["ok"] is True
+
+
+def test_the_ceiling_is_one_channel_a_layer():
+    (prune,) = checked({"prune.channels": {"ratio": 0.5}})["steps"]
+    assert prune["ceiling"] == {"macs": 9 * 64 * (1 + 1) + 4, "params": 9 * 2 + 4, "weight_bytes": 4 * 22}
+
+
+def test_a_layer_that_cannot_be_pruned_says_why():
+    last = checked({"prune.channels": {"ratio": 0.5}})["layers"][-1]
+    assert last["layer"] == "6" and last["prunable"] == 0
+    assert "output" in last["reason"]
+    assert last["after"] == last["shape"]
+
+
+def test_a_second_cut_starts_where_the_first_ended():
+    once = {"prune.channels": {"ratio": 0.5, "scope": "local"}}
+    first, second = checked(once, once)["steps"]
+    assert second["after"]["params"] == 9 * (2 + 2 * 4) + 4 * 4 < first["after"]["params"]
+
+
+def test_steps_that_only_train_change_no_shape():
+    found = checked({"train": {"epochs": 1}}, {"distill": {"epochs": 1}})
+    assert [step["after"] for step in found["steps"]] == [found["model"]] * 2
+
+
+def test_a_cut_that_cannot_be_done_is_a_problem_and_the_rest_is_still_checked():
+    found = checked({"prune.channels": {"macs": 0.0001}}, "quantize.static")
+    prune, quantize = found["steps"]
+    assert "macs=0.0001" in prune["problem"]
+    assert prune["after"] == found["model"]
+    assert quantize["after"]["weight_bytes"] == 1288
+    assert found["ok"] is False
+
+
+def test_the_users_model_is_not_changed():
+    model = net()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    checked({"prune.channels": {"ratio": 0.5}}, model=model)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_recipe_without_a_task_and_a_task_that_does_not_fit_are_bad_input():
+    with pytest.raises(InputError, match="the recipe names no task"):
+        check(parse_recipe({"steps": ["train"]}))
+    with pytest.raises(TaskError, match="does not accept the example input"):
+        checked("train", model=lambda: nn.Linear(3, 4))
