@@ -126,7 +126,7 @@ def build_groups(state: Couplings) -> list[Group]:
 def _by_label(labels: Axis, units: Axis) -> dict[int, Axis]:
     order = np.argsort(labels[units], kind="stable")
     found, starts = np.unique(labels[units][order], return_index=True)
-    return dict(zip(found.tolist(), np.split(units[order], starts[1:]), strict=True))
+    return dict(zip(found.tolist(), np.split(units[order], starts[1:]), strict=True)) if len(units) else {}
 
 
 def _group(state: Couplings, makers: list[Slice], units: Axis, blocks: NDArray[np.int64]) -> Group:
