@@ -321,6 +321,7 @@ def _build(kind: Any, fields: Any, where: str, mistakes: list[str]) -> Any:
     if not isinstance(fields, dict):
         mistakes.append(f"{where}: its fields must be a mapping like {{name: value}}, not {fields!r}")
         return None
+    fields = {key: _number(value) for key, value in fields.items()}
     declared = {f.name: f for f in dataclasses.fields(kind)}
     before = len(mistakes)
     for key in fields:
@@ -355,7 +356,7 @@ def type_problems(kind: Any, fields: Mapping[str, Any]) -> list[str]:
         if key not in hints:
             continue
         try:
-            TypeAdapter(typing.get_type_hints(kind)[key]).validate_python(_frozen(value), strict=False)
+            TypeAdapter(typing.get_type_hints(kind)[key]).validate_python(_frozen(value), strict=True)
         except ValidationError as error:
             problems.append(f"{key}={value!r}: {error.errors()[0]['msg'].lower()}")
             continue
@@ -371,6 +372,13 @@ def check_ranges(step: Any) -> None:
     problems = type_problems(type(step), fields)
     if problems:
         raise RecipeError(f"{type(step).name}: {problems[0]}")
+
+
+def _number(value: Any) -> Any:
+    """Return the number that `1e-3` means: YAML 1.1 reads an exponent without a point as text."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", value):
+        return float(value)
+    return value
 
 
 def _frozen(value: Any) -> Any:

@@ -3,7 +3,7 @@ import torch
 
 from paretune.errors import RecipeError
 from paretune.methods import find
-from paretune.recipe import Context, parse_recipe
+from paretune.recipe import Context, parse_recipe, read_recipe
 from paretune.train import Train
 
 
@@ -51,3 +51,16 @@ def test_the_seed_fixes_the_result(tiny_task):
     runs = [step.apply(tiny_task.build(), tiny_task, Context(seed=seed)).model.state_dict() for seed in (0, 0, 1)]
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     assert not all(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
+def test_an_exponent_without_a_point_is_a_number_in_a_recipe_too(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("steps:\n  - train: {lr: 1e-3, weight_decay: 5E-4}\n")  # text, to YAML 1.1
+    step = read_recipe(path, overrides=["train.lr=2e-3"]).steps[0]
+    assert (step.lr, step.weight_decay) == (0.002, 0.0005)
+
+
+@pytest.mark.parametrize("value", ["3", True, 2.5])
+def test_a_value_of_another_type_is_refused_where_it_stands(value):
+    with pytest.raises(RecipeError, match=rf"step 1 of 1 \(train\): epochs={value!r}: input should be"):
+        parse_recipe({"steps": [{"train": {"epochs": value}}]})
