@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -137,6 +138,13 @@ def test_the_docstring_of_a_class_field_overrides_that_of_its_base() -> None:
 )
 def test_the_schema_of_a_step_takes_and_refuses(recipe: dict[str, Any], fits: bool) -> None:
     assert Draft202012Validator(recipe_schema({"test.shave": Shave})).is_valid(recipe) is fits
+
+
+def test_every_kind_of_event_that_is_emitted_is_in_the_docs_and_the_reverse() -> None:
+    source = "".join(path.read_text() for path in (SCHEMAS.parents[1] / "src").rglob("*.py"))
+    emitted = set(re.findall(r'\b(?:emit|record)\(\s*"(\w+)"', source))
+    documented = set(re.findall(r"^\| `(\w+)` \|", (SCHEMAS.parent / "events.md").read_text(), re.MULTILINE))
+    assert documented == emitted
 
 
 def changed(path: list[Any], value: Any = ...) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import doctest
 import math
 import re
 from itertools import combinations
@@ -10,23 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.report import _charts
-from paretune.report._charts import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    Axis,
-    Line,
-    Point,
-    lines,
-    log_ticks,
-    place_labels,
-    scatter,
-    ticks,
-)
+from paretune.report._axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from paretune.report._charts import Line, Point, lines, scatter
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBERS = st.floats(-1e9, 1e9)
@@ -48,16 +32,6 @@ def marks(svg: ElementTree.Element) -> list[ElementTree.Element]:
 def centre(mark: ElementTree.Element) -> tuple[float, float]:
     dot = next(e for e in mark if e.get("class") == "dot")
     return float(dot.get("cx", "nan")), float(dot.get("cy", "nan"))
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(_charts).attempted > 0
-    assert doctest.testmod(_charts).failed == 0
-
-
-def test_an_axis_maps_its_ends_to_its_pixels_and_the_middle_between_them() -> None:
-    assert [Axis(0, 10, 100, 200)(v) for v in (0, 5, 10, 99)] == [100, 150, 200, 200]
-    assert Axis(1, 100, 0, 200, log=True)(10) == pytest.approx(100)
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=9))
@@ -97,50 +71,23 @@ def test_a_narrow_axis_starts_at_zero_and_a_wide_one_is_logarithmic_and_says_so(
     assert not any("logarithmic" in (text.text or "") for text in narrow.iter(f"{SVG}text"))
 
 
+def test_a_point_far_from_the_focus_stands_on_the_edge_with_its_value() -> None:
+    points = [Point("a", 1.0, 98.0, y_interval=(97.0, 99.0)), Point("b", 0.5, 92.0), Point("c", 0.5, 58.0)]
+    svg = draw(points, focus=[0], y_format=lambda value: f"{value:g} %")
+    names = [text.text for text in svg.iter(f"{SVG}text") if text.get("class") == "name"]
+    assert names == ["a", "b", "c 58 %"]  # 92 is 5 below a span of 2, so near; 58 is not
+    near, far = marks(svg)[1:]
+    assert TOP < centre(near)[1] < HEIGHT - BOTTOM
+    triangle = next(e.get("d") for e in far if e.get("class") == "dot")
+    assert f" {HEIGHT - BOTTOM:.1f}L" in triangle  # its tip is on the lower edge
+    assert not [e for e in far if e.get("class") == "interval"]
+
+
 def test_the_front_is_a_staircase_level_until_the_next_point() -> None:
     svg = draw([Point("a", 0.2, 1.0), Point("b", 1.0, 2.0)], line=[0, 1])
     (ax, ay), (bx, by) = map(centre, marks(svg))
     path = svg.find(f"{SVG}path[@class='front-line']").get("d")
     assert path == f"M{ax:.1f} {ay:.1f}H{bx:.1f}V{by:.1f}H{WIDTH - RIGHT}"
-
-
-@given(st.lists(st.tuples(st.floats(70, 500), st.floats(40, 300)), max_size=8))
-def test_labels_cover_neither_each_other_nor_a_mark(at: list[tuple[float, float]]) -> None:
-    placed = place_labels(at, ["candidate"] * len(at))
-    boxes = []
-    for label in filter(None, placed):
-        x, y, anchor, text = label
-        width = 6 * len(text)
-        left = x - {"start": 0, "middle": width / 2, "end": width}[anchor]
-        boxes.append((left, y - 10, left + width, y + 2))
-    boxes += [(x - 5, y - 5, x + 5, y + 5) for x, y in at] if len(set(at)) == len(at) else []
-    labels = len([label for label in placed if label])
-    for i, j in combinations(range(len(boxes)), 2):
-        a, b = boxes[i], boxes[j]
-        both_marks = i >= labels and j >= labels
-        assert both_marks or not (a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])
-
-
-def test_a_label_prefers_a_place_off_the_lines() -> None:
-    (free,) = place_labels([(200, 200)], ["name"])
-    (dodged,) = place_labels([(200, 200)], ["name"], avoid=[(200, 199, 400, 201)])
-    assert free[2] == "start" and dodged[2] == "end"
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
-def test_ticks_are_round_numbers_inside_the_range(low: float, width: float) -> None:
-    high = low + width
-    if high == low:
-        return
-    found = ticks(low, high)
-    slack = 1e-5 * (high - low) + 1e-9
-    assert 1 <= len(found) <= 8
-    assert all(low - slack <= value <= high + slack for value in found)
-
-
-def test_log_ticks_are_1_2_and_5_times_powers_of_ten() -> None:
-    assert log_ticks(150, 6000) == [200, 500, 1000, 2000, 5000]
-    assert log_ticks(1, 1e5) == [1, 10, 100, 1000, 1e4, 1e5]
 
 
 def test_a_curve_leaves_out_what_is_not_finite_and_marks_the_best() -> None:

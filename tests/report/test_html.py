@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from paretune.errors import InputError, RunError
 from paretune.report import html, write_report
+from paretune.report._html import _recipe_text
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -144,6 +146,19 @@ def test_the_bare_minimum_is_a_report(write, summary) -> None:
     assert "The run did not record a command for this row." in words
     for part in ("Layer by layer", "Training", "The recipe, as resolved"):
         assert part not in words
+
+
+def test_a_recipe_is_shown_as_recipes_are_written_and_reads_back(write, summary) -> None:
+    recipe = {
+        "task": "a.py:make_task", "target": {"runtime": "onnxruntime", "threads": 1},
+        "steps": [{"prune.channels": {"ratio": 0.5, "protect": [], "macs": None}}, {"distill": {}}, "train"],
+        "constraints": {}, "seed": 0,
+    }  # fmt: skip
+    assert yaml.safe_load(_recipe_text(recipe)) == recipe
+    assert "\n  - prune.channels: {ratio: 0.5, protect: [], macs: null}\n  - distill: {}\n" in _recipe_text(recipe)
+    assert (_recipe_text("a.yaml"), _recipe_text(None)) == ("a.yaml", "")
+    summary["candidates"][3]["recipe"] = recipe
+    assert "- prune.channels: {ratio: 0.5, protect: [], macs: null}" in Page(html(write(summary))).words()
 
 
 def test_the_baseline_alone_is_a_report(write, summary) -> None:

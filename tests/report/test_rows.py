@@ -55,7 +55,7 @@ def test_a_row_by_hand(summary) -> None:
     assert (row.macs, row.macs_ratio) == ("9.62 M", "0.25x")  # 9.62 / 37.9
     assert (row.drop, row.decision) == ("0.2 points", "within")
     assert row.tip.splitlines()[0] == "quantized"
-    assert (row.final.label, row.final.value, row.final.before) == ("Accuracy on test data", "98.1 %", "98.3 %")
+    assert (row.final.label, row.final.value, row.final.before) == ("Accuracy on test", "98.1 %", "98.3 %")
 
 
 def test_the_baseline_has_no_ratios(summary) -> None:

@@ -7,30 +7,19 @@ logarithmic axis says that it is one.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+from paretune.report._axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, log_ticks, ticks
 from paretune.report._format import is_number
+from paretune.report._labels import CHARACTER, Box, place_labels, shorten
 
 Format = Callable[[float], str]
-
-WIDTH, HEIGHT = 540, 360
-LEFT, RIGHT, TOP, BOTTOM = 62, 18, 34, 46
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, in pixels."""
-Place = tuple[float, float, str]
-"""x, y, and the end of the text that stands there."""
-OFFSETS = (
-    (11.0, 4.0, "start"), (-11.0, 4.0, "end"), (0.0, -12.0, "middle"), (0.0, 20.0, "middle"),
-    (9.0, -9.0, "start"), (9.0, 17.0, "start"), (-9.0, -9.0, "end"), (-9.0, 17.0, "end"),
-)  # fmt: skip
-"""Where a label may stand beside its mark, the best place first."""
-CHARACTER = 7.0
-"""Width of a character of a 12 px label, on the wide side, to keep labels apart."""
+FAR = 3.0
+"""Spans of the points in focus beyond which another point is drawn on the edge."""
 
 
 @dataclass(frozen=True)
@@ -60,27 +49,11 @@ class Line:
     """The index of a point to mark (the best epoch)."""
 
 
-@dataclass(frozen=True)
-class Axis:
-    """A range of numbers laid out over a range of pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def __call__(self, value: float) -> float:
-        """Return the pixel of a value; a value outside the range lands on its end."""
-        low, high, at = (math.log(max(v, 1e-300)) if self.log else v for v in (self.low, self.high, value))
-        share = min(max((at - low) / (high - low), 0.0), 1.0)
-        return self.start + share * (self.end - self.start)
-
-
 def scatter(
     points: Sequence[Point],
     *,
     line: Sequence[int] = (),
+    focus: Sequence[int] = (),
     better_up: bool = True,
     x_label: str,
     y_label: str,
@@ -90,21 +63,23 @@ def scatter(
 ) -> str:
     """Draw points with their intervals and a staircase through the points of `line` (a Pareto front by x).
 
-    The x axis starts at 0, or is logarithmic where the values span more than a factor of 10.
+    The x axis starts at 0, or is logarithmic where the values span more than a factor of 10. The y axis shows
+    the points of `focus` (all by default) and whatever lies near them; a point far away stands as a triangle on
+    the edge, its value in its label, so that one collapsed candidate does not flatten all others.
     """
-    stairs = [points[i] for i in line]
+    stairs, centre = [points[i] for i in line], [points[i] for i in focus] or points
     points = [p for p in points if is_number(p.x) and is_number(p.y)]
     if not points:
         return _empty(title)
     x = _x_axis([p.x for p in points] + _ends(p.x_interval for p in points))
-    y = _padded([p.y for p in points] + _ends(p.y_interval for p in points), HEIGHT - BOTTOM, TOP)
+    y = _y_axis(points, centre)
     label = f"{x_label}, logarithmic" if x.log else x_label
     parts = [_grid(x, y, label, y_label, x_format, y_format)]
     if len(stairs) > 1:
         parts.append(_staircase([(x(p.x), y(p.y)) for p in stairs]))
     labels = place_labels(
         [(x(p.x), y(p.y)) for p in points],
-        [shorten(p.name) if _named(p, len(points)) else "" for p in points],
+        [_label(p, y, y_format) if _named(p, len(points)) else "" for p in points],
         avoid=_thin_boxes(points, stairs, x, y),
     )
     for point, label_at in zip(points, labels, strict=True):
@@ -130,62 +105,6 @@ def lines(curves: Sequence[Line], *, x_label: str, y_label: str, y_format: Forma
     return _svg(f"{title}: {', '.join(curve.name for curve in clean)}", parts)
 
 
-def ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
-    """Return about `count` round numbers from low to high, in steps of 1, 2 or 5 times a power of ten.
-
-    >>> ticks(0, 1)
-    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    """
-    raw = (high - low) / count
-    power = 10 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
-    if whole:
-        step = max(1.0, round(step))
-    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
-    return [round(i * step, 12) for i in range(first, last + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten from low to high; the powers alone over more than three decades."""
-    factors = (1, 2, 5) if high / low < 1000 else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [factor * 10.0**power for power in powers for factor in factors]
-    return [value for value in found if low * 0.999 <= value <= high * 1.001]
-
-
-def place_labels(
-    at: Sequence[tuple[float, float]], names: Sequence[str], avoid: Sequence[Box] = ()
-) -> list[tuple[float, float, str, str] | None]:
-    """Return (x, y, anchor, text) for each label, or None where it has no name or no free place.
-
-    at: pixels of the marks. Each label tries right, left, above and below of its mark, and takes the first
-    place that covers no mark, no earlier label and no edge; and none of `avoid`, if there is such a place.
-    """
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in at]
-    placed: list[tuple[float, float, str, str] | None] = []
-    for (x, y), name in zip(at, names, strict=True):
-        places = [_label_box(x, y, len(name), *offset) for offset in OFFSETS] if name else []
-        free = [place for place in places if _inside(place[0]) and not _hits(place[0], taken)]
-        box, label = next((p for p in free if not _hits(p[0], avoid)), free[0] if free else (None, None))
-        placed.append((*label, name) if label else None)
-        taken += [box] if box else []
-    return placed
-
-
-def _label_box(x: float, y: float, length: int, dx: float, dy: float, anchor: str) -> tuple[Box, Place]:
-    width = CHARACTER * length
-    left = x + dx - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
-    return (left - 2, y + dy - 11, left + width + 2, y + dy + 3), (x + dx, y + dy, anchor)
-
-
-def _inside(box: Box) -> bool:
-    return box[0] >= LEFT and box[2] <= WIDTH and box[1] >= TOP - 14 and box[3] <= HEIGHT - BOTTOM
-
-
-def _hits(box: Box, others: Sequence[Box]) -> bool:
-    return any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in others)
-
-
 def _thin_boxes(points: Sequence[Point], stairs: Sequence[Point], x: Axis, y: Axis) -> list[Box]:
     """Return boxes around the intervals and the steps of the front's line, which labels had better not cross."""
     boxes = []
@@ -199,12 +118,6 @@ def _thin_boxes(points: Sequence[Point], stairs: Sequence[Point], x: Axis, y: Ax
     if stairs:
         boxes.append((x(stairs[-1].x), y(stairs[-1].y) - 1, float(WIDTH), y(stairs[-1].y) + 1))
     return boxes
-
-
-def shorten(text: str, length: int = 26) -> str:
-    """Return the text, its middle left out where it is long: both ends tell names apart."""
-    half = (length - 1) // 2
-    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
 
 
 def xml(text: str) -> str:
@@ -279,6 +192,27 @@ def _staircase(at: Sequence[tuple[float, float]]) -> str:
     return f'<path class="front-line" d="{path}H{WIDTH - RIGHT}"/>'
 
 
+def _y_axis(points: Sequence[Point], centre: Sequence[Point]) -> Axis:
+    """Return an axis over the points of the centre with their intervals, and over others up to FAR spans away."""
+
+    def values(some: Sequence[Point]) -> list[float]:
+        return [p.y for p in some if is_number(p.y)] + _ends(p.y_interval for p in some)
+
+    low, high = min(values(centre)), max(values(centre))
+    reach = FAR * (high - low)
+    near = [p for p in points if low - reach <= p.y <= high + reach]
+    return _padded(values([*centre, *near]), HEIGHT - BOTTOM, TOP)
+
+
+def _outside(point: Point, y: Axis) -> bool:
+    return not y.low <= point.y <= y.high
+
+
+def _label(point: Point, y: Axis, y_format: Format) -> str:
+    """Return the name; with the value where the point's place does not tell it."""
+    return f"{shorten(point.name)} {y_format(point.y)}" if _outside(point, y) else shorten(point.name)
+
+
 def _named(point: Point, count: int) -> bool:
     return point.role != "other" or count <= 8
 
@@ -289,12 +223,15 @@ def _mark(point: Point, x: Axis, y: Axis, label: tuple[float, float, str, str] |
     if point.x_interval and all(map(is_number, point.x_interval)):
         low, high = (x(end) for end in point.x_interval)
         parts.append(f'<path class="interval" d="M{low:.1f} {at_y:.1f}H{high:.1f}"/>')
-    if point.y_interval and all(map(is_number, point.y_interval)):
+    if point.y_interval and all(map(is_number, point.y_interval)) and not _outside(point, y):
         low, high = (y(end) for end in point.y_interval)
         parts.append(f'<path class="interval" d="M{at_x:.1f} {low:.1f}V{high:.1f}"/>')
     if point.role == "best":
         parts.append(f'<circle class="ring" cx="{at_x:.1f}" cy="{at_y:.1f}" r="10"/>')
-    if point.role == "baseline":
+    if _outside(point, y):
+        tip_of, base = (at_y, at_y - 10) if point.y < y.low else (at_y, at_y + 10)
+        parts.append(f'<path class="dot" d="M{at_x:.1f} {tip_of:.1f}L{at_x - 6:.1f} {base:.1f}h12z"/>')
+    elif point.role == "baseline":
         corners = f"M{at_x:.1f} {at_y - 8:.1f}l8 8l-8 8l-8-8z"
         parts.append(f'<path class="dot" d="{corners}"/>')
     else:

@@ -2,7 +2,7 @@
 
 A row is beaten by one that costs no more and is worth no less, and is better in one of the two; equal rows do
 not beat each other. Sorted once by cost, then one pass: O(n log n), Kung, Luccio and Preparata, "On finding the
-maxima of a set of vectors", JACM 22, 1975, section 2.
+maxima of a set of vectors", JACM 22, 1975.
 """
 
 from __future__ import annotations

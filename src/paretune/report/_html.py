@@ -208,9 +208,25 @@ def _detail(candidate: Mapping[str, Any], row: Row) -> dict[str, Any]:
 
 
 def _recipe_text(recipe: Any) -> str:
-    """Return a candidate's recipe as YAML; text stays as it is."""
+    """Return a candidate's recipe in YAML, a line for each step; text stays as it is."""
+    if not isinstance(recipe, Mapping):
+        return "" if recipe is None else plain_text(recipe)
+    lines = []
+    for key, value in recipe.items():
+        if key == "steps" and isinstance(value, list) and value:
+            lines += [
+                "steps:",
+                *(f"  - {_flow(step)[1:-1] if isinstance(step, Mapping) else step}" for step in value),
+            ]
+        else:
+            lines.append(f"{key}: {_flow(value)}")
+    return "\n".join(lines)
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
     import yaml
 
-    if recipe is None or isinstance(recipe, str):
-        return recipe or ""
-    return str(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)).rstrip()
+    if isinstance(value, Mapping | list):
+        return str(yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**9)).strip()
+    return str(yaml.safe_dump([value], default_flow_style=True, width=10**9)).strip()[1:-1]

@@ -122,7 +122,7 @@ def _final(
 def _final_text(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Final:
     metric, before, decision, where = _final(candidate, baseline)
     return Final(
-        label=f"{metric['name']}{where}".capitalize(),
+        label=f"{metric['name']}{where.removesuffix(' data')}".capitalize(),
         value=metric_text(metric["value"], metric),
         before=metric_text(before["value"], before),
         interval=interval_text(metric["low"], metric["high"], metric),

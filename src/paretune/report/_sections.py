@@ -63,6 +63,7 @@ def front_drawings(summary: Mapping[str, Any], rows: Sequence[Row]) -> list[str]
             scatter(
                 points,
                 line=best,
+                focus=sorted({*best, *(i for i in known if rows[i].role != "other")}),
                 better_up=better,
                 x_label=label,
                 y_label=f"{metric['name']}, 95 % interval",

@@ -23,7 +23,7 @@ STYLES = {"faster": "green", "slower": "red", "too noisy": "yellow", "within": "
 WIDTH = 80
 PLAIN = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
 """A rule beneath the header and nothing else, in ASCII."""
-CAPTION = "below each number: its 95 % interval, or its ratio to the baseline"
+CAPTION = "beneath: 95 % interval, or ratio to the baseline"
 
 
 def table(summary: Mapping[str, Any]) -> Table:
