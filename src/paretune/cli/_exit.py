@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from paretune.errors import ParetuneError
+from paretune.errors import ParetuneError, nearest
 
 INTERNAL, BAD_INPUT, INFEASIBLE, UNVERIFIED, RUN_FAILED, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
@@ -71,7 +71,7 @@ def describe(error: BaseException) -> Failure:
         return Failure(name, str(error), error.exit_code, getattr(error, "resume", None))
     if isinstance(error, click.UsageError):
         where = error.ctx.command_path if error.ctx else "paretune"
-        return Failure(name, f"{error.format_message()}\nSee `{where} --help`.", BAD_INPUT)
+        return Failure(name, f"{_usage(error)}\nSee `{where} --help`.", BAD_INPUT)
     if isinstance(error, click.ClickException):
         return Failure(name, error.format_message(), BAD_INPUT)
     if isinstance(error, KeyboardInterrupt | click.Abort):
@@ -103,6 +103,16 @@ def _print(failure: Failure) -> None:
     if colour_wanted(sys.stderr):
         label = click.style(label, fg="yellow" if failure.exit_code == INTERRUPTED else "red", bold=True)
     click.echo(label + failure.message, err=True)
+
+
+def _usage(error: click.UsageError) -> str:
+    """Return click's message, an unknown option with the one that is nearest."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return error.format_message()
+    known = [
+        flag for param in error.ctx.command.get_params(error.ctx) for flag in param.opts + param.secondary_opts
+    ]
+    return f"no option '{error.option_name}'.{nearest(error.option_name, known)}"
 
 
 def _asks_for(flag: str, args: Sequence[str]) -> bool:

@@ -53,6 +53,7 @@ def optimize(
     """
     from paretune import Constraints, Target
     from paretune import optimize as search
+    from paretune.summary import seconds
     from paretune.task import load_task
 
     bounds = {
@@ -62,7 +63,9 @@ def optimize(
         "max_flips": max_flips,
         "max_class_drop": max_class_drop,
     }
-    Constraints(**bounds)  # type: ignore[arg-type]  # its mistakes are told before the task is imported
+    # Mistakes are told before the task is imported.
+    Constraints(**bounds)  # type: ignore[arg-type]
+    seconds(budget)
     target = Target(threads=threads, batch=batch)
     folder = out or free_folder("optimize")
     return show_run(
