@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from paretune.checkpoint import digest
 from paretune.data import Batch, tensors_of
@@ -27,6 +26,7 @@ from paretune.evaluation import evaluate
 from paretune.recipe import Context
 from paretune.task import Task
 from paretune.train._checkpoints import Checkpoints, Progress, named_tensors
+from paretune.train._clip import clip_gradients
 from paretune.train._compute import TRIAL_STEPS, Compute, Objective, check_device, choose
 from paretune.train._objective import task_objective
 from paretune.train._optimizers import make_optimizer
@@ -203,7 +203,8 @@ def _epoch(run: _Run, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str,
             _check_finite(run, value, f"the loss term '{name}'", epoch, index)
         optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        _check_finite(run, _clipped_norm(run), "the norm of the gradient", epoch, index)
+        norm = clip_gradients(run.model.parameters(), norm=training.clip_norm, value=training.clip_value)
+        _check_finite(run, norm, "the norm of the gradient", epoch, index)
         optimizer.step()
 
         count = len(tensors_of(inputs)[0])
@@ -224,18 +225,6 @@ def _batches(run: _Run, epoch: int) -> Iterator[Batch]:
     batches = run.task.data("train").batches(batch_size=run.size, shuffle=(seed, epoch))
     for index, (inputs, target) in enumerate(islice(batches, run.steps)):
         yield (augment(inputs, generator(seed, epoch, index)) if augment else inputs), target
-
-
-def _clipped_norm(run: _Run) -> float:
-    """Clip the gradients in place, by value and then by norm, and return the norm that they had before."""
-    trained = [parameter for parameter in run.model.parameters() if parameter.grad is not None]
-    norm = before = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
-    if run.training.clip_value is not None:
-        clip_grad_value_(trained, run.training.clip_value)
-        norm = get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
-    if run.training.clip_norm is not None:
-        clip_grads_with_norm_(trained, run.training.clip_norm, norm)
-    return float(before)
 
 
 def _check_finite(run: _Run, value: float, what: str, epoch: int, index: int) -> None:
@@ -301,12 +290,7 @@ def _with_fastest_compute(run: _Run, companions: Sequence[nn.Module]) -> _Run:
         precision = "float32" if precision == "auto" else precision
         layout = "contiguous" if layout == "auto" else layout
     compute, timings = choose(
-        run.model,
-        run.objective,
-        trial,
-        companions=companions,
-        device=run.context.device,
-        precision=precision,
-        layout=layout,
-    )
+        run.model, run.objective, trial,
+        companions=companions, device=run.context.device, precision=precision, layout=layout,
+    )  # fmt: skip
     return dataclasses.replace(run, compute=compute, timings=timings)
