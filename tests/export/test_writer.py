@@ -156,6 +156,21 @@ def test_a_model_that_cannot_be_captured_is_a_task_error_that_says_what_to_chang
     assert capfd.readouterr() == ("", "")
 
 
+class Flat(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x)  # the exporter wants four dimensions
+
+
+def test_an_operator_that_cannot_be_written_is_a_task_error_with_its_reason():
+    with pytest.raises(TaskError, match=r"only 4D query.*Write that part of forward"):
+        export_onnx(Flat(), torch.randn(1, 3, 2))
+
+
+def test_bfloat16_weights_are_a_task_error():
+    with pytest.raises(TaskError, match=r"give model\.float\(\)"):
+        export_onnx(nn.Linear(2, 2).bfloat16(), torch.randn(1, 2).bfloat16())
+
+
 def test_an_example_that_the_model_does_not_take_is_a_task_error():
     with pytest.raises(TaskError, match="does not accept the example input"):
         export_onnx(nn.Linear(3, 2), torch.ones(1, 4))

@@ -60,6 +60,10 @@ def export_onnx(model: nn.Module, example: Any) -> Exported:
     """
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper cannot be captured, what it wraps can
     example = map_tensors(lambda tensor: tensor.detach().cpu(), example)
+    if any(parameter.dtype == torch.bfloat16 for parameter in model.parameters()):
+        raise TaskError(
+            "the model's weights are bfloat16, for which ONNX Runtime has no CPU kernels; give model.float()"
+        )
     with _ready(model), _quiet():
         reason = _varies(model, example)
         if reason is None:
@@ -81,10 +85,7 @@ def _export_fixed(model: nn.Module, example: Any, reason: str) -> Exported:
     try:
         exported = _export(model, example, free=None)
     except _ExportError as error:
-        raise TaskError(
-            f"the model cannot be exported to ONNX: {error}. torch.export follows tensors, not Python: choose "
-            "between branches with torch.where, and keep .item(), numpy and printing out of forward"
-        ) from error
+        raise TaskError(f"the model cannot be exported to ONNX: {error}. {_advice(str(error))}") from error
     note = f"the batch is fixed at {batch}: {reason}"
     return Exported(exported.graph, batch, (*exported.notes, note), exported.program, exported.values)
 
@@ -236,6 +237,14 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _advice(cause: str) -> str:
+    if "data-dependent" in cause or "Could not guard" in cause:
+        return (
+            "torch.export follows tensors, not Python: choose between branches with torch.where, without .item()"
+        )
+    return "Write that part of forward with operators that torch.onnx.export takes"
 
 
 def _root_cause(error: BaseException) -> str:
