@@ -42,6 +42,14 @@ def test_a_flipped_bit_is_seen(tmp_path: Path, place: int):
         read_tensors(path)
 
 
+def test_a_changed_digit_in_the_header_is_seen(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.randn(100)}, {"epoch": 3})
+    path.write_bytes(path.read_bytes().replace(b'epoch\\": 3', b'epoch\\": 4'))
+    with pytest.raises(CorruptCheckpoint, match="damaged"):
+        read_tensors(path)
+
+
 def test_a_truncated_file_is_seen(tmp_path: Path):
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"a": torch.randn(100)}, {})

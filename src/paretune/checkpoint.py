@@ -33,7 +33,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], content: Mapp
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {"paretune": json.dumps(content), "sha256": digest(plain)}
+    text = json.dumps(content)
+    metadata = {"paretune": text, "sha256": digest(plain, text)}
     write_atomic(path, lambda temporary: save_file(plain, str(temporary), metadata=metadata))
 
 
@@ -48,16 +49,16 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         content: dict[str, Any] = json.loads(metadata["paretune"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CorruptCheckpoint(f"checkpoint {path} cannot be read ({error})") from error
-    if digest(tensors) != metadata.get("sha256"):
+    if digest(tensors, metadata["paretune"]) != metadata.get("sha256"):
         raise CorruptCheckpoint(f"checkpoint {path} is damaged: its content does not match its SHA-256")
     return tensors, content
 
 
-def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
+def digest(tensors: Mapping[str, torch.Tensor], text: str = "") -> str:
+    """Return the SHA-256 over text and over names, types, shapes and bytes of tensors, in the order of their names."""
     import torch
 
-    hasher = hashlib.sha256()
+    hasher = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -18,8 +18,7 @@ from paretune import cache as caching
 from paretune import ladder, summary
 from paretune.checkpoint import State
 from paretune.errors import InputError, VerificationError
-from paretune.evaluation import Evaluation
-from paretune.measurement import Latency, Measurement
+from paretune.measurement import Evaluation, Latency, Measurement
 from paretune.recipe import Constraints, Context, GraphStep, Recipe, Step
 from paretune.result import Candidate, Result
 from paretune.runfolder import RunFolder, open_run

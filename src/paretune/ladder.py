@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from paretune import summary
 from paretune.errors import InfeasibleError
-from paretune.recipe import Constraints, Recipe, Step
+from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Constraints, Recipe, Step, amount
 
 if TYPE_CHECKING:
     from paretune.flow import Flow, Stage
@@ -135,11 +135,11 @@ def _probe(flow: Flow, baseline: Stage, ratio: float) -> dict[str, Any]:
 def _fits(probe: dict[str, Any], constraints: Constraints) -> bool:
     latency, size = constraints.max_latency, constraints.max_size
     if latency is not None:
-        limit, relative = summary.amount(latency, summary.LATENCY_UNITS, "max_latency")
+        limit, relative = amount(latency, LATENCY_UNITS, "max_latency")
         if probe["latency" if relative else "median_ms"] > limit * MARGIN:
             return False
     if size is not None:
-        limit, relative = summary.amount(size, summary.SIZE_UNITS, "max_size")
+        limit, relative = amount(size, SIZE_UNITS, "max_size")
         if probe["size" if relative else "bytes"] > limit:
             return False
     return True
