@@ -128,7 +128,7 @@ INSTRUCTION = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 20), st.inte
 
 
 @settings(
-    max_examples=20,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -200,6 +200,7 @@ class Channels(Step):
                 task.data("train"),
                 samples=self.recalibrate,
                 augment=task.augment,
+                seed=context.seed,
                 device=context.device,
             )
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": pruned.widths})

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch import nn
+
+from paretune.errors import SurgeryError
+from paretune.prune._capture import capture
+
+
+def test_a_batch_of_one_is_captured_as_two_and_modes_are_restored():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 2)).train()
+    model[1].eval()
+    captured = capture(model, torch.randn(1, 3))
+    assert captured.repeat == 2 and captured.example.shape == (2, 3)
+    assert [m.training for m in model] == [True, False, True]
+
+
+def test_a_model_with_a_fixed_batch_is_captured_at_that_batch():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(x.view(1, 4))
+
+    assert capture(Fixed(), torch.randn(1, 2, 2)).repeat == 1
+
+
+def test_control_flow_on_values_is_refused_with_the_line():
+    class Flow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            if x.sum() > 0:
+                return self.fc(x)
+            return x
+
+    with pytest.raises(
+        SurgeryError, match=r"cannot capture .*test_capture.py:\d+: if x.sum\(\) > 0:.*torch.where"
+    ):
+        capture(Flow(), torch.ones(1, 4))
+
+
+def test_an_example_that_does_not_fit_is_refused_with_its_shape():
+    with pytest.raises(SurgeryError, match=r"does not accept the example input \(\(1, 5\) float32\)"):
+        capture(nn.Linear(3, 2), torch.randn(1, 5))
+
+
+def test_parameters_that_only_training_uses_ask_for_a_second_graph():
+    class Aux(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return (self.a(x), self.b(x)) if self.training else self.a(x)
+
+    assert capture(Aux(), torch.randn(1, 3)).training is not None
+    assert capture(nn.Linear(3, 2), torch.randn(1, 3)).training is None
