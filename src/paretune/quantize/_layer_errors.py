@@ -16,6 +16,7 @@ from paretune.errors import InputError
 from paretune.export import session
 from paretune.quantize._canonical import canonical
 from paretune.quantize._graph import producers
+from paretune.quantize._plan import LAYERS, module_of
 from paretune.quantize._write import INTEGERS
 
 EXACT_DB = 200.0
@@ -25,10 +26,11 @@ EXACT_DB = 200.0
 def layer_errors(
     float_graph: onnx.ModelProto, int8_graph: onnx.ModelProto, feeds: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Return {node, op, value, snr_db} for every node whose output was given a grid, in graph order.
+    """Return {node, module, op, value, snr_db} for every node that computes in integers or rounds, in graph order.
 
-    node: its name, the same in both graphs; value: the output compared, behind the ReLU or Clip that its grid took
-    in. snr_db: 10 log10(sum x^2 / sum (x - quantized)^2), at most 200. Both graphs with their names, unstripped.
+    node: its name, the same in both graphs; module: the one that its weights are named after, empty without;
+    value: the output compared, behind the ReLU or Clip that its grid took in; snr_db: 10 log10(sum x^2 /
+    sum (x - quantized)^2), at most 200. Both graphs with their names, unstripped.
     """
     reference = canonical(float_graph)
     probes, probed = _probes(reference.graph, int8_graph)
@@ -68,13 +70,25 @@ def _probes(reference: onnx.GraphProto, model: onnx.ModelProto) -> tuple[list[di
     made = producers(model.graph)
     probes = []
     for node in model.graph.node:
-        value = node.output[0].removesuffix(INTEGERS) if node.op_type == "QuantizeLinear" else ""
-        if not value or value not in known or not node.output[0].endswith(INTEGERS):
-            continue
-        source = made.get(node.input[0], node)
-        if source.op_type == "DequantizeLinear":  # a ReLU behind a value that others read too
+        name = node.output[0]
+        value = name.removesuffix(INTEGERS)
+        if node.op_type == "QuantizeLinear" and value != name and value in known:
+            source = made.get(node.input[0], node)
+            if source.op_type == "DequantizeLinear":  # a ReLU behind a value that others read too
+                source = node
+            probe = onnx.helper.make_node("DequantizeLinear", [name, *node.input[1:]], [value + PROBE])
+        elif node.name and name in known and _returns_float(node, made):
             source = node
-        probes.append({"node": source.name, "op": source.op_type, "value": value})
-        parameters = [node.output[0], *node.input[1:]]
-        probed.graph.node.append(onnx.helper.make_node("DequantizeLinear", parameters, [value + PROBE]))
+            probe = onnx.helper.make_node("Identity", [name], [value + PROBE])
+        else:
+            continue
+        module = module_of(source) if source.op_type in LAYERS else ""
+        probes.append({"node": source.name, "module": module, "op": source.op_type, "value": value})
+        probed.graph.node.append(probe)
     return probes, probed
+
+
+def _returns_float(node: onnx.NodeProto, made: dict[str, onnx.NodeProto]) -> bool:
+    """Return whether a layer computes in integers; of those only what returns float has kept its output's name."""
+    weights = made.get(node.input[1]) if node.op_type in LAYERS else None
+    return weights is not None and weights.op_type == "DequantizeLinear"

@@ -229,8 +229,11 @@ def _absorb(graph: onnx.GraphProto, plan: Plan) -> None:
 
 
 def _observed(graph: onnx.GraphProto, plan: Plan, known: dict[str, onnx.TensorProto]) -> list[str]:
-    """Return the values that get a grid: what quantized nodes make, and what enters them from float ones."""
-    outputs = {value.name for value in graph.output}
+    """Return the values that get a grid: what quantized nodes make, and what enters them from float ones.
+
+    What a Gemm or MatMul makes gets one only if an integer node reads it: its kernels can return float as well,
+    and an output of the graph, logits or a regression, is then neither rounded nor clipped.
+    """
     read = {name for node in graph.node if node.output and plan.quantized(node.output[0]) for name in reads(node)}
     made = producers(graph)
     values: dict[str, None] = {}
@@ -242,9 +245,7 @@ def _observed(graph: onnx.GraphProto, plan: Plan, known: dict[str, onnx.TensorPr
         for name in entering if plan.quantized(output) else ():
             if name not in made or not plan.quantized(made[name].output[0]):
                 values[name] = None
-        if output in plan.joins or (
-            output in plan.compute and (node.op_type == "Conv" or output in outputs or output in read)
-        ):
+        if output in plan.joins or (output in plan.compute and (node.op_type == "Conv" or output in read)):
             values[plan.absorbed.get(output, output)] = None
         elif output in plan.bounds:
             values[output] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -13,6 +13,7 @@ from paretune.quantize import Histogram
 
 
 @pytest.mark.parametrize("name", registry("calibrations"))
+@settings(deadline=None, max_examples=50)
 @given(values=arrays(np.float32, st.integers(1, 80), elements=st.floats(-1e4, 1e4, width=32)))
 def test_the_range_holds_zero_and_lies_within_what_was_seen(name, values):
     histogram = Histogram()

@@ -58,12 +58,6 @@ class Histogram:
         """Return the (BINS + 1,) bin edges."""
         return (self.first + np.arange(BINS + 1)) * self.width
 
-    def centres(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (values, counts) of the bins that are not empty, values clipped to what was seen."""
-        filled = np.flatnonzero(self.counts)
-        centres = (self.first + filled + 0.5) * self.width
-        return np.clip(centres, self.low, self.high), self.counts[filled]
-
     def _cover(self, low: float, high: float) -> None:
         """Double the bin width until [low, high] and all that was counted fit, then place the bins."""
         if self.width == 0:
