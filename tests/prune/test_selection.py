@@ -49,7 +49,9 @@ def test_global_ranking_is_free_of_the_scale_of_a_layer():
     assert kept(prune.analyze(model, INPUT), ratio=0.5) == plain
 
 
-def test_at_least_one_channel_stays(analysis):
+def test_at_least_one_channel_stays_and_that_is_said(analysis):
+    notes = prune.select(analysis, ratio=0.99, scope="local").notes
+    assert notes[0] == "0 keeps 1 of 16 channels, its least" and len(notes) == 3
     assert kept(analysis, ratio=0.99, scope="local") == [1, 1, 1]
     assert min(kept(analysis, ratio=0.99)) >= 1
 

@@ -83,7 +83,7 @@ def select(
         counts = _by_macs(analysis, ranked, macs, scope, multiple)
     removed = removed_units(ranked, counts)
     after = {r.group.layers[0]: r.group.width - k * r.group.step for r, k in zip(ranked, counts, strict=True) if k}
-    return Selection(removed, after, _stuck(ranked, multiple))
+    return Selection(removed, after, (*_stuck(ranked, multiple), *_emptied(ranked, counts)))
 
 
 def unprotected(analysis: Analysis, protect: Iterable[str]) -> tuple[Group, ...]:
@@ -243,7 +243,9 @@ def _by_macs(analysis: Analysis, ranked: list[Ranked], macs: float | str, scope:
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if cost(middle) <= target else (middle + 1, high)
-    return _given_back(path, low, lambda c: cost_of(c) <= target) if scope == "global" else counts(low)
+    if scope == "local" or cost(low) > 0.98 * target:
+        return counts(low)
+    return _given_back(path, low, lambda lost: cost_of(lost) <= target)
 
 
 def _given_back(path: _Path, moves: int, enough: Callable[[list[int]], bool]) -> list[int]:
@@ -271,6 +273,15 @@ def _stuck(ranked: list[Ranked], multiple: int) -> tuple[str, ...]:
         f"{multiple}"
         for r in ranked
         if len(r.bundles) and len(_stops(r, multiple)) == 1
+    )
+
+
+def _emptied(ranked: list[Ranked], counts: list[int]) -> tuple[str, ...]:
+    """Return a note for every group that lost all it could."""
+    return tuple(
+        f"{r.group.title} keeps {r.group.width - count * r.group.step} of {r.group.width} channels, its least"
+        for r, count in zip(ranked, counts, strict=True)
+        if count and count == len(r.bundles)
     )
 
 
