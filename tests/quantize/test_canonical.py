@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from paretune.quantize import static
 from paretune.quantize._canonical import canonical
 
 RNG = np.random.default_rng(0)
@@ -26,6 +27,26 @@ def test_a_batch_norm_behind_a_convolution_is_folded_and_the_function_stays(grap
     assert kinds(folded) == {"Conv": 1}
     x = {"x": RNG.normal(size=(2, 3, 6, 6)).astype(np.float32)}
     np.testing.assert_allclose(run(folded, x)[0], run(model, x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_norm_before_a_convolution_becomes_a_depthwise_one(graph_of, run, kernels):
+    values = {name: RNG.uniform(0.5, 2, 3).astype(np.float32) for name in ("gamma", "beta", "mean", "variance")}
+    model = graph_of(
+        """(float[N,3,6,6] x) => (float[N,4,4,4] y) <float[N,3,6,6] s> {
+            a = Conv<pads=[1,1,1,1]>(x, v)  s = Add(a, x)  n = BatchNormalization(s, gamma, beta, mean, variance)
+            r = Relu(n)  b = Conv<pads=[1,1,1,1]>(r, v)  t = Add(b, s)  y = Conv(t, w)
+        }""",
+        w=RNG.normal(size=(4, 3, 3, 3)).astype(np.float32),
+        v=RNG.normal(size=(3, 3, 3, 3)).astype(np.float32),
+        **values,
+    )
+    x = {"x": RNG.normal(size=(2, 3, 6, 6)).astype(np.float32)}
+    written = canonical(model)
+    assert kinds(written) == {"Conv": 4, "Add": 2, "Relu": 1}
+    np.testing.assert_allclose(run(written, x)[0], run(model, x)[0], rtol=1e-4, atol=1e-4)
+    found = kernels(static(model, [x]))
+    assert found["QLinearConv"] == 4 and found["QLinearAdd"] == 2
+    assert found["QuantizeLinear"] == found["DequantizeLinear"] == 1
 
 
 @pytest.mark.parametrize(
