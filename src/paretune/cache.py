@@ -166,7 +166,7 @@ def _source(thing: Any) -> str:
 
 
 def _value(thing: Any) -> str:
-    """Return what a closed-over value is worth: code by its source, tensors by their bytes, the rest as printed."""
+    """Return what a closed-over value is worth: code by its source, tensors by their bytes, others as printed."""
     import torch
 
     if isinstance(thing, torch.Tensor):
@@ -175,7 +175,7 @@ def _value(thing: Any) -> str:
 
 
 def _model_source(model: nn.Module) -> str:
-    """Return a hash of the model's printed structure and of the code of its own (not PyTorch's) classes."""
+    """Return a hash of the model's structure as printed, and of the code of its own (not PyTorch's) classes."""
     hasher = hashlib.sha256(str(model).encode())
     kinds = {type(module) for module in model.modules()}
     for kind in sorted(kinds, key=lambda k: (k.__module__, k.__qualname__)):

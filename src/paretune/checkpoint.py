@@ -55,7 +55,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def digest(tensors: Mapping[str, torch.Tensor], text: str = "") -> str:
-    """Return the SHA-256 over text and over names, types, shapes and bytes of tensors, in the order of their names."""
+    """Return the SHA-256 over text, and over names, types, shapes and bytes of tensors in the order of names."""
     import torch
 
     hasher = hashlib.sha256(text.encode())

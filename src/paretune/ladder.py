@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from paretune import summary
+from paretune.assessment import measure, timing_inputs
 from paretune.errors import InfeasibleError
 from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Constraints, Recipe, Step, amount
 
 if TYPE_CHECKING:
-    from paretune.flow import Flow, Stage
+    from paretune.stages import Flow, Stage
 
 MOST = 0.9
 """The largest ratio of channels removed that is tried."""
@@ -58,7 +59,7 @@ def climb(flow: Flow, baseline: Stage, first: Recipe, settings: Settings) -> tup
     """Return the stages and rows that were measured, the baseline first."""
     began = time.monotonic()
     stages = [baseline, *flow.walk(baseline, first.steps, only_last=True, name="int8")]
-    rows = flow.measure(stages)
+    rows = measure(flow, stages)
     if not summary.violations(rows[1], rows[0], settings.constraints) and _asks_for_speed(settings.constraints):
         return stages, rows
     try:
@@ -76,7 +77,7 @@ def climb(flow: Flow, baseline: Stage, first: Recipe, settings: Settings) -> tup
             break
         name = f"pruned-{ratio:.2f}"
         stage = next(flow.walk(baseline, _rung(ratio, plan["epochs"]), only_last=True, name=name))
-        row = flow.measure([baseline, stage])[1]
+        row = measure(flow, [baseline, stage])[1]
         stages.append(stage)
         rows.append(row)
         held = not summary.violations(row, rows[0], settings.constraints)
@@ -117,7 +118,7 @@ def _probe(flow: Flow, baseline: Stage, ratio: float) -> dict[str, Any]:
             return event
     steps = (_channels(ratio, recalibrate=0), *_quantize(calibration=16))
     stage = next(flow.walk(baseline, steps, only_last=True, name=f"probe-{ratio:.3f}"))
-    timing = latency([baseline.artifact, stage.artifact], flow.recipe.target, inputs=flow.timing_inputs())[1]
+    timing = latency([baseline.artifact, stage.artifact], flow.recipe.target, inputs=timing_inputs(flow))[1]
     size = stage.artifact.stat().st_size
     event = {
         "ratio": ratio,

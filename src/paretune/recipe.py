@@ -44,7 +44,7 @@ class Range:
     def __str__(self) -> str:
         low = "above" if self.low_open else "at least"
         high = "below" if self.high_open else "at most"
-        return f"{low} {self.low} and {high} {self.high}"
+        return f"{low} {self.low:g} and {high} {self.high:g}"
 
 
 def _ignore(kind: str, fields: dict[str, Any]) -> None:

@@ -43,8 +43,12 @@ class RunFolder:
     def emit(self, kind: str, fields: dict[str, Any]) -> None:
         """Tell the listener, and append to `events.jsonl` (display-only kinds are not kept)."""
         if kind not in QUIET_KINDS:
-            self._append({"time": round(time.time(), 3), "kind": kind, **fields})
+            self.keep(kind, fields)
         self.listen(kind, fields)
+
+    def keep(self, kind: str, fields: dict[str, Any]) -> None:
+        """Append to `events.jsonl` without telling the listener."""
+        self._append({"time": round(time.time(), 3), "kind": kind, **fields})
 
     def record(self, kind: str, fields: dict[str, Any]) -> None:
         """Append an event that a resumed run must find: on disk before this returns."""

@@ -30,11 +30,11 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, digits) -> paretune.Result:  # type: ignore[no-untyped-def]
+def run(tmp_path_factory: pytest.TempPathFactory, digits) -> paretune.Result:
     return paretune.run(RECIPE, _task(digits), out=tmp_path_factory.mktemp("run") / "a", cache=False)
 
 
-def _task(digits) -> Task:  # type: ignore[no-untyped-def]
+def _task(digits) -> Task:
     from paretune.zoo import digits_net
 
     return Task(name="digits", model=lambda: digits_net(width=16), **digits)
@@ -69,7 +69,9 @@ def test_the_folder_holds_everything(run: paretune.Result):
     assert not list((run.folder / "checkpoints").glob("*/")), "epochs are dropped once their step is done"
 
 
-def test_the_best_is_confirmed_on_test_data_and_can_be_saved_and_loaded(run: paretune.Result, digits, tmp_path: Path):  # type: ignore[no-untyped-def]
+def test_the_best_is_confirmed_on_test_data_and_can_be_saved_and_loaded(
+    run: paretune.Result, digits, tmp_path: Path
+):
     best = run.best
     assert best is not None
     assert best.row["test"]["metric"]["n"] == len(digits["test"][1])
@@ -83,15 +85,17 @@ def test_the_best_is_confirmed_on_test_data_and_can_be_saved_and_loaded(run: par
     assert abs(accuracy - best.row["test"]["metric"]["value"]) < 0.03  # INT8 may flip a few
 
 
-def test_a_resumed_finished_run_measures_nothing_again(run: paretune.Result, digits):  # type: ignore[no-untyped-def]
+def test_a_resumed_finished_run_measures_nothing_again(run: paretune.Result, digits):
     kinds: list[str] = []
-    again = paretune.run(RECIPE, _task(digits), out=run.folder, resume=True, cache=False, emit=lambda k, f: kinds.append(k))
+    again = paretune.run(
+        RECIPE, _task(digits), out=run.folder, resume=True, cache=False, emit=lambda k, f: kinds.append(k)
+    )
     assert "epoch" not in kinds
     assert "measuring" not in kinds
     assert again.summary == run.summary
 
 
-def test_a_recipe_that_begins_alike_shares_the_work(run: paretune.Result, digits, tmp_path: Path, monkeypatch):  # type: ignore[no-untyped-def]
+def test_a_recipe_that_begins_alike_shares_the_work(run: paretune.Result, digits, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
     short = Recipe(steps=(Train(epochs=2, **FIXED), Channels(ratio=0.25)))
     longer = Recipe(steps=(Train(epochs=2, **FIXED), Channels(ratio=0.5)))
@@ -100,12 +104,16 @@ def test_a_recipe_that_begins_alike_shares_the_work(run: paretune.Result, digits
     paretune.run(longer, _task(digits), out=tmp_path / "b", emit=lambda kind, fields: seen.append(kind))
     assert "epoch" not in seen
     seen.clear()
-    paretune.run(longer, _task(digits), out=tmp_path / "c", cache=False, emit=lambda kind, fields: seen.append(kind))
+    paretune.run(
+        longer, _task(digits), out=tmp_path / "c", cache=False, emit=lambda kind, fields: seen.append(kind)
+    )
     assert "epoch" in seen
 
 
-def test_what_cannot_be_met_has_no_best_and_says_what_was_reached(digits, tmp_path: Path):  # type: ignore[no-untyped-def]
-    recipe = Recipe(steps=(Train(epochs=1, **FIXED), Channels(ratio=0.1)), constraints=Constraints(max_size="0.01x"))
+def test_what_cannot_be_met_has_no_best_and_says_what_was_reached(digits, tmp_path: Path):
+    recipe = Recipe(
+        steps=(Train(epochs=1, **FIXED), Channels(ratio=0.1)), constraints=Constraints(max_size="0.01x")
+    )
     result = paretune.run(recipe, _task(digits), out=tmp_path / "a")
     assert result.best is None
     assert result.summary["best"] is None

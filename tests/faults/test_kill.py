@@ -65,7 +65,9 @@ def digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 over the tensors of every finished step, by the checkpoint's name."""
     from paretune.checkpoint import digest
 
-    return {path.name: digest(read_tensors(path)[0]) for path in sorted((folder / "checkpoints").glob("*.safetensors"))}
+    return {
+        path.name: digest(read_tensors(path)[0]) for path in sorted((folder / "checkpoints").glob("*.safetensors"))
+    }
 
 
 @pytest.fixture(scope="module")
