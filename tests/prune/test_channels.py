@@ -1,4 +1,5 @@
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -130,7 +131,10 @@ def test_a_cut_that_the_code_does_not_follow_is_never_delivered():
     assert prune.channels(Fussy(), torch.randn(1, 4), widths={"a": 6}).model.a.out_features == 6
 
 
-def test_a_function_that_changes_without_failing_is_noticed():
+@pytest.mark.parametrize(
+    "wrap", [lambda y: y, lambda y: OrderedDict(out=y), lambda y: [y], lambda y: {"out": (y, None)}]
+)
+def test_a_function_that_changes_without_failing_is_noticed(wrap):
     class Scaled(nn.Module):
         """Divides by its width: the code follows a cut, but the function changes."""
 
@@ -140,7 +144,7 @@ def test_a_function_that_changes_without_failing_is_noticed():
 
         def forward(self, x):
             x = self.a(x)
-            return self.b(x / x.shape[1])
+            return wrap(self.b(x / x.shape[1]))
 
     with pytest.raises(InfeasibleError, match="another function"):
         prune.channels(Scaled(), torch.randn(1, 4), ratio=0.5)

@@ -260,7 +260,11 @@ def _verdict(state: Couplings, free: Keep, made: Any) -> tuple[int, str, str]:
     prunable = int((free[np.maximum(factors, 0)] & (factors >= 0)).any(axis=1).sum())
     if prunable:
         return prunable, "", ""
-    reasons = state.units.pinned(factors[:, 0])
-    index = int(reasons.max()) if (reasons >= 0).any() else -1
-    reason = state.units.reasons[index]
-    return 0, reason.text, reason.remedy
+    # of an axis split into blocks and places, the last factor tells most: blocks seldom go anyway
+    for index in reversed(range(factors.shape[1])):
+        column = factors[:, index]
+        reasons = state.units.pinned(column if index == 0 else column[column != -1])  # -1 pads
+        if (reasons >= 0).any():
+            reason = state.units.reasons[int(np.bincount(reasons[reasons >= 0]).argmax())]
+            return 0, reason.text, reason.remedy
+    return 0, "its channels are coupled to nothing that can be cut", "a layer that reads them"
