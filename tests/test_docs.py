@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 import pkgutil
 import subprocess
 import sys
@@ -40,6 +41,13 @@ def test_the_site_holds_what_the_code_says(site):
     assert "max_drop" in (site / "reference.html").read_text()
     for page in site.glob("*.html"):
         assert "&lt;!-- " not in page.read_text(), f"{page.name} has a mark that nothing replaced"
+
+
+def test_the_picture_is_what_the_saved_demo_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import _picture
+
+    assert (ROOT / "docs" / "demo.svg").read_text() == _picture.picture(json.loads(_picture.RESULT.read_text()))
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -14,7 +14,7 @@ def parameters(model):
 @pytest.mark.parametrize(
     ("model", "shape", "count"),
     [
-        (digits_net, (1, 8, 8), 970_698),
+        (digits_net, (1, 8, 8), 963_018),
         (lenet5, (1, 28, 28), 431_080),
         (lenet_300_100, (1, 28, 28), 266_610),
         (lambda: resnet_cifar(20), (3, 32, 32), 269_722),

@@ -8,8 +8,8 @@ from torch import nn
 def digits_net(width: int = 64, classes: int = 10) -> nn.Sequential:
     """Return an untrained network of four 3x3 convolutions of width, 2, 4 and 4 times width channels.
 
-    Batch norm and ReLU follow each, 2x2 max pooling the second and the fourth; then flatten and one linear layer.
-    Input float32 (n, 1, 8, 8), output (n, classes). With width 64: 970,698 parameters, 19 million
+    Batch norm and ReLU follow each, 2x2 max pooling the second, global average pooling the fourth; then one linear
+    layer. Input float32 (n, 1, 8, 8), output (n, classes). With width 64: 963,018 parameters, 19 million
     multiply-accumulates.
 
     >>> import torch
@@ -26,6 +26,6 @@ def digits_net(width: int = 64, classes: int = 10) -> nn.Sequential:
             nn.BatchNorm2d(channels[index + 1]),
             nn.ReLU(),
         ]
-        if index % 2:
+        if index == 1:
             layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * 2 * 2, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes))
