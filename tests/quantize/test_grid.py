@@ -17,6 +17,11 @@ from paretune.quantize._grid import (
 ENDS = st.floats(-1e4, 1e4, width=32)
 
 
+def test_the_zero_point_is_the_nearest_whole_step():
+    assert affine(-0.706, 1.844)[1] == 71  # 70.6 steps of 0.01
+    assert affine(-0.704, 1.846)[1] == 70
+
+
 def test_a_grid_by_hand():
     scale, zero_point = affine(-1.0, 1.55)
     assert scale == pytest.approx(0.01) and zero_point == 100

@@ -11,7 +11,8 @@ from torch import nn
 from paretune.errors import DataError, InputError, RecipeError, RunError
 from paretune.export import export_onnx, strip
 from paretune.quantize import Static, static
-from paretune.quantize._static import calibration_batches, saturates
+from paretune.quantize._plan import make_plan
+from paretune.quantize._static import _ranges, calibration_batches, saturates
 from paretune.recipe import Context, parse_recipe
 from paretune.task import Task
 
@@ -68,6 +69,17 @@ def test_the_float_graph_is_not_changed_and_the_same_data_give_the_same_file(exp
     before = graph.SerializeToString()
     files = [static(graph, [feeds_of("residual", 8)]).SerializeToString() for _ in range(2)]
     assert files[0] == files[1] and graph.SerializeToString() == before
+
+
+def test_no_calibration_can_widen_a_grid_beyond_the_relu_that_vanished_into_it(graph_of):
+    model = graph_of(
+        "(float[N,3,4,4] x) => (float[N,3,4,4] y) { a = Conv(x, w)  r = Relu(a)  y = Conv(r, w) }",
+        w=np.ones((3, 3, 1, 1), np.float32),
+    )
+    ranges = _ranges(
+        model, make_plan(model.graph), [{"x": np.ones((1, 3, 4, 4), np.float32)}], lambda _: (-9.0, 9.0)
+    )
+    assert ranges == {"x": (-9.0, 9.0), "r": (0.0, 9.0), "y": (-9.0, 9.0)}
 
 
 def test_a_skipped_module_stays_in_float(exported, feeds_of, kernels):
