@@ -195,7 +195,7 @@ def _apply(state: Couplings, node: fx.Node, rule: Rule | None) -> Value:
     if rule is not None:
         try:
             return rule(state, node, arguments(node))
-        except (NoRule, IndexError, KeyError, TypeError, ValueError):
+        except (NoRule, AttributeError, IndexError, KeyError, TypeError, ValueError):
             pass  # a form that the rule does not cover: what it stated so far only couples more
     return _unknown(state, node)
 

@@ -64,13 +64,10 @@ def pixel_unshuffle(state: Couplings, node: fx.Node, arguments: dict[str, Any]) 
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        [
-            f"{kind}{rank}d"
-            for rank in (1, 2, 3)
-            for kind in ("avg_pool", "max_pool", "adaptive_avg_pool", "_adaptive_avg_pool")
-        ],
+        [f"{kind}{rank}d" for rank in (1, 2, 3) for kind in ("avg_pool", "max_pool", "adaptive_avg_pool")],
         per_channel,
     ),
+    **dict.fromkeys(("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), per_channel),
     **dict.fromkeys(
         [
             f"{kind}{rank}d{end}"

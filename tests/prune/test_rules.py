@@ -1,0 +1,90 @@
+import pytest
+import torch
+from torch import nn
+
+from paretune import prune
+from paretune.prune._couplings import NoRule
+from paretune.prune._rules import TABLE, rule_of
+from paretune.prune._rules.reshape import runs
+
+
+def test_every_row_names_an_operator_that_exists():
+    assert [name for name in TABLE if not hasattr(torch.ops.aten, name)] == []
+
+
+def test_in_place_variants_and_overloads_share_a_row_and_pointwise_has_a_default():
+    assert rule_of(torch.ops.aten.relu_.default) is rule_of(torch.ops.aten.relu.default)
+    assert rule_of(torch.ops.aten.add_.Scalar) is rule_of(torch.ops.aten.add.Tensor)
+    assert rule_of(torch.ops.aten.erfinv.default) is not None  # only its tag says what it is
+    assert rule_of(torch.ops.aten.fft_fft.default) is None
+    assert rule_of(len) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([2, 8, 4, 4], [2, 128], [([0], [0]), ([1, 2, 3], [1])]),
+        ([2, 8], [2, 2, 4], [([0], [0]), ([1], [1, 2])]),
+        ([2, 1, 8], [2, 8], [([0], [0]), ([1], []), ([2], [1])]),
+        ([2, 8], [2, 8, 1, 1], [([0], [0]), ([1], [1]), ([], [2]), ([], [3])]),
+        ([4, 6], [3, 8], [([0, 1], [0, 1])]),
+    ],
+)
+def test_runs_of_axes_hold_equally_many_positions(before, after, expected):
+    assert runs(before, after) == expected
+
+
+def test_shapes_that_do_not_match_have_no_runs():
+    with pytest.raises(NoRule):
+        runs([2, 3], [5])
+
+
+class Apply(nn.Module):
+    """A layer of 6 channels, an operator, and a layer that reads what comes out."""
+
+    def __init__(self, function, width, rank=2):
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, 1) if rank == 2 else nn.Linear(3, 6)
+        self.b = nn.LazyConv2d(4, 1) if rank == 2 else nn.LazyLinear(4)
+        self.function = function
+
+    def forward(self, x):
+        return self.b(self.function(self.a(x))).flatten(1).mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "prunable"),
+    [
+        (lambda x: x.flip(1), 6),
+        (lambda x: x.repeat(1, 2, 1, 1), 6),
+        (lambda x: x.repeat_interleave(2, 1), 6),
+        (lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), 6),
+        (lambda x: x.roll(1, 2), 6),
+        (lambda x: x.roll(1, 1), 0),
+        (lambda x: torch.where(x > 0, x, torch.zeros_like(x)), 6),
+        (lambda x: torch.nn.functional.pixel_unshuffle(x, 2), 6),
+        (lambda x: torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear"), 6),
+        (lambda x: torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect"), 6),
+        (lambda x: torch.stack([x, x.tanh()], 1).flatten(1, 2), 6),
+        (lambda x: x.softmax(1), 0),
+        (lambda x: x.softmax(2), 6),
+        (lambda x: x / x.norm(dim=1, keepdim=True), 0),
+        (lambda x: torch.cat(x.split(3, 1), 1), 0),
+        (lambda x: torch.cat([x, x.new_zeros(x.shape)], 1), 0),  # a size of the graph, but not of the code
+        (lambda x: x + x.new_ones(6, 1, 1), 0),
+        (lambda x: x.unsqueeze(1).expand(-1, 2, -1, -1, -1).sum(1), 6),
+        (lambda x: torch.stack(x.unbind(1), 1), 0),
+        (lambda x: x.select(1, 2).unsqueeze(1), 3),
+        (lambda x: x.select(1, -2).unsqueeze(1), 4),
+        (lambda x: torch.nn.functional.glu(x, 1), 6),
+        (lambda x: x.cumsum(1), 0),
+    ],
+)
+def test_what_an_operator_lets_through(oracle, function, prunable):
+    image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = Apply(function, 6)
+    model(image)  # the lazy layer takes its width from what comes out
+    row = next(layer for layer in prune.analyze(model, image).layers if layer.name == "a")
+    assert row.prunable == prunable, row.reason
+    if prunable:
+        oracle(model, image.double(), ratio=0.4)
