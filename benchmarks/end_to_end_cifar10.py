@@ -1,10 +1,10 @@
 """The pretrained ResNet-20 on CIFAR-10, pruned, distilled and INT8, against its own FP32 baseline.
 
 Widths are chosen per stage in multiples of 16, since a uniform ratio fails: the trunk (the channels that run
-through the residual sums) stays, and so do the first two stages; the inner channels of the last stage's blocks, where
-two thirds of the weights are, are halved. That is the mildest cut that fits the bytes. INT8 alone is timed in the
-same rounds as the peer. All choices are made on the test images at even positions; those at odd positions are read
-once, and all 10,000 are reported beside them.
+through the residual sums) stays, and so do the first two stages; the inner channels of the last stage's blocks,
+where two thirds of the weights are, are halved. That is the mildest cut that fits the bytes. INT8 alone is timed
+in the same rounds as the peer. All choices are made on the test images at even positions; those at odd positions
+are read once, and all 10,000 are reported beside them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from _cifar10 import make_task, normalised
+from _cifar10 import SHARED, make_task, normalised
 from _common import RESULTS, Result, run, say
 from paretune import Constraints, Recipe, Target
 from paretune import run as run_recipe
@@ -24,10 +25,10 @@ from paretune.data import Data
 from paretune.decision import decide
 from paretune.distill import Distill
 from paretune.export import evaluate_file
-from paretune.flow import Result as Run
 from paretune.measure import latency
 from paretune.prune import Channels
 from paretune.quantize import Static
+from paretune.result import Result as Run
 from paretune.zoo import cifar10
 
 WIDTHS = {"layer3.*.conv1": 32}
@@ -50,7 +51,7 @@ def recipe(epochs: int) -> Recipe:
                 alpha=0.9,
                 precision="bfloat16",
                 layout="channels_last",
-            ),  # fmt: skip
+            ),
             Static(calibration=512),
         ),
         target=Target(threads=1, batch=1),
@@ -59,7 +60,7 @@ def recipe(epochs: int) -> Recipe:
 
 
 def measure(quick: bool) -> Result:
-    """Run the recipe (a folder that was begun is gone on with), confirm on the odd half, time against INT8 alone."""
+    """Run the recipe (a folder that was begun is gone on with), confirm on the odd half, time beside INT8 alone."""
     task, only_int8 = make_task(), Recipe(steps=(Static(calibration=512),))
     folder = Path(tempfile.mkdtemp()) if quick else WORK
     if quick:
@@ -109,9 +110,7 @@ def _show(kind: str, fields: dict[str, Any]) -> None:
 
 def _accuracies(files: list[Path], task: Any) -> dict[str, Any]:
     """Return, on the odd half and on all 10,000, the accuracy of each file and the paired decision on the drop."""
-    images, labels = cifar10(_shared() / "cifar10", ("test",))["test"]
-    import numpy as np
-
+    images, labels = cifar10(SHARED / "cifar10", ("test",))["test"]
     everything = Data(
         (np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels.astype(np.int64)), split=normalised, name="all"
     )
@@ -125,12 +124,6 @@ def _accuracies(files: list[Path], task: Any) -> dict[str, Any]:
             "decision": decide(base, ours, DROP).to_json(),
         }
     return found
-
-
-def _shared() -> Path:
-    from _cifar10 import SHARED
-
-    return SHARED
 
 
 def _keep(files: list[Path]) -> dict[str, str]:
@@ -158,7 +151,7 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
         "behaviour",
         "test",
     )
-    return {key: row[key] for key in keys if key in row}
+    return {key: row[key] for key in (*keys, "test") if key in row}
 
 
 if __name__ == "__main__":
