@@ -60,7 +60,7 @@ def recipe(epochs: int) -> Recipe:
 
 
 def measure(quick: bool) -> Result:
-    """Run the recipe (a folder that was begun is gone on with), confirm on the odd half, time beside INT8 alone."""
+    """Run the recipe (a folder that was begun is gone on with), confirm on the odd half, time beside INT8."""
     task, only_int8 = make_task(), Recipe(steps=(Static(calibration=512),))
     folder = Path(tempfile.mkdtemp()) if quick else WORK
     if quick:
