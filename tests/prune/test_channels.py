@@ -193,3 +193,12 @@ def test_fields_of_the_step_are_checked_when_it_is_built(fields, message):
     with pytest.raises(InputError, match=message) as error:
         prune.Channels(**fields)
     assert error.value.exit_code == 2
+
+
+def test_a_mistake_of_ours_is_not_blamed_on_the_models_forward(monkeypatch):
+    def broken(model, inputs):
+        raise NameError("name 'steps' is not defined")
+
+    monkeypatch.setattr("paretune.prune._probe.call", broken)
+    with pytest.raises(NameError, match="steps"):
+        prune.analyze(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4))

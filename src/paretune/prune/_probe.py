@@ -76,14 +76,15 @@ def difference(
     """
     if cut is None:
         cut = replay(copy.deepcopy(model), make_cuts(model, state, keep))
+    exact = maskable(state, keep)
+    # The uncut model runs first, outside the `try`: what fails here too is not the cut's fault and is raised.
+    before = run(mask(copy.deepcopy(model), state, keep) if exact else model, example)
     try:
         after = run(cut, example)
     except Exception as error:
         line = line_of_error(error)
         first = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
         return f"{type(error).__name__}: {first}" + (f" (at {line})" if line else "")
-    exact = maskable(state, keep)
-    before = run(mask(copy.deepcopy(model), state, keep) if exact else model, example)
     if [t.shape for t in before] != [t.shape for t in after]:
         return f"its outputs change from {[tuple(t.shape) for t in before]} to {[tuple(t.shape) for t in after]}"
     if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in before):
