@@ -63,6 +63,15 @@ def test_flips_and_the_worst_class_are_constraints():
     ]
 
 
+def test_a_bound_on_flips_is_not_held_by_what_is_no_classification():
+    regression = row("a", 0.9, 0.5, 10, behaviour={"flips": None, "worst_class": None, "calibration_error": None})
+    assert violations(regression, BASE, Constraints(max_flips=1, max_class_drop=4)) == [
+        "flips unknown, as this is no classification, at most 1%",
+        "worst class lost unknown, as this is no classification, at most 4 points",
+    ]
+    assert violations(regression, BASE, Constraints()) == violations(BASE, BASE, Constraints(max_flips=1)) == []
+
+
 def test_cannot_tell_holds_where_the_drop_seen_is_within_and_noise_holds_no_latency():
     unsure = row("a", 0.895, 0.5, 10, verdict="cannot tell")
     assert violations(unsure, BASE, Constraints(max_drop=1)) == []
@@ -79,6 +88,14 @@ def test_the_shortfall_names_the_closest():
     text = shortfall([BASE, FAST, BROKEN], Constraints(max_drop=0.1, max_latency="0.5x"))
     assert "'broken'" in text or "'fast'" in text
     assert "lost" in text
+
+
+def test_the_shortfall_of_a_choice_that_the_test_data_refuted_says_so():
+    refuted = FAST | {"test": {"decision": {"verdict": "not within", "drop": 3.0, "unit": "points"}}}
+    quicker = row("quicker", 0.7, 0.1, 10)
+    text = shortfall([BASE, quicker, refuted], Constraints(max_drop=2))
+    assert text.endswith("'fast': held on validation data, but not on test data: 3.00 points lost there")
+    assert shortfall([BASE, row("same", 0.9, 1.0, 1000)], Constraints()).endswith("smaller than the baseline")
 
 
 @pytest.mark.parametrize(("text", "value"), [("20min", 1200), ("90s", 90), ("1.5h", 5400), (30, 30), ("2 m", 120)])

@@ -14,6 +14,7 @@ from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Constraints, amount
 
 SCHEMA = 1
 Row = dict[str, Any]
+NO_WIN = "neither faster nor smaller than the baseline"
 
 
 def summary(
@@ -36,19 +37,13 @@ def violations(row: Row, baseline: Row, constraints: Constraints) -> list[str]:
     A drop that the samples cannot decide ("cannot tell") counts as held where the drop seen is within the bound:
     the verdict stands beside it in every report.
     """
-    behaviour = row.get("behaviour") or {}
-    worst = behaviour.get("worst_class") or {}
-    return [
-        text
-        for text in (
-            _too_much_drop(row, constraints.max_drop),
-            _too_slow(row, constraints.max_latency),
-            _too_large(row, baseline, constraints.max_size),
-            _too_many("flips", behaviour.get("flips"), constraints.max_flips, "%"),
-            _too_many("worst class lost", worst.get("drop"), constraints.max_class_drop, " points"),
-        )
-        if text
-    ]
+    parts = (
+        _too_much_drop(row, constraints.max_drop),
+        _too_slow(row, constraints.max_latency),
+        _too_large(row, baseline, constraints.max_size),
+        *_too_different(row, constraints),
+    )
+    return [text for text in parts if text]
 
 
 def choose(rows: Sequence[Row], constraints: Constraints) -> str | None:
@@ -75,10 +70,25 @@ def shortfall(rows: Sequence[Row], constraints: Constraints) -> str:
     if len(rows) == 1:
         missing = "; ".join(violations(rows[0], rows[0], constraints))
         return f"only the baseline was measured: {missing or 'nothing was tried'}"
-    closest = min(rows[1:], key=lambda row: (len(violations(row, rows[0], constraints)), row["latency"]["ratio"]))
-    lacks = violations(closest, rows[0], constraints) or ["neither faster nor smaller than the baseline"]
+    closest = min(
+        rows[1:],
+        key=lambda row: (
+            len(violations(row, rows[0], constraints)),
+            not _wins(row, rows[0]),
+            row["latency"]["ratio"],
+        ),
+    )
+    lacks = violations(closest, rows[0], constraints) or [_unconfirmed(closest) or NO_WIN]
     reached = f"the best that was reached is '{closest['name']}'"
     return f"no candidate holds the constraints; {reached}: {'; '.join(lacks)}"
+
+
+def _unconfirmed(row: Row) -> str | None:
+    """Return what the test data said against a candidate that held on validation data."""
+    decision = (row.get("test") or {}).get("decision")
+    if decision is None or decision["verdict"] != "not within":
+        return None
+    return f"held on validation data, but not on test data: {decision['drop']:.2f} {decision['unit']} lost there"
 
 
 def seconds(budget: str | float) -> float:
@@ -138,7 +148,19 @@ def _too_large(row: Row, baseline: Row, bound: str | float | None) -> str | None
     return f"size {seen:.4g}{unit}, at most {limit:g}{unit}" if seen > limit else None
 
 
-def _too_many(what: str, seen: float | None, bound: float | None, unit: str) -> str | None:
-    if bound is None or seen is None or seen <= bound:
-        return None
-    return f"{what} {seen:.2f}{unit}, at most {bound:g}{unit}"
+def _too_different(row: Row, constraints: Constraints) -> list[str]:
+    """Return what exceeds the bounds on flips and on the worst class; where that is unknown, no bound holds."""
+    behaviour = row.get("behaviour")
+    if behaviour is None:  # the baseline
+        return []
+    worst = behaviour.get("worst_class") or {}
+    asked = (
+        ("flips", behaviour.get("flips"), constraints.max_flips, "%"),
+        ("worst class lost", worst.get("drop"), constraints.max_class_drop, " points"),
+    )
+    return [
+        f"{what} {'unknown, as this is no classification' if seen is None else f'{seen:.2f}{unit}'}, "
+        f"at most {bound:g}{unit}"
+        for what, seen, bound, unit in asked
+        if bound is not None and (seen is None or seen > bound)
+    ]
