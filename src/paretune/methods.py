@@ -7,6 +7,7 @@ group `paretune.FAMILY`. Nothing is imported until a family is asked for.
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -14,6 +15,10 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from paretune.errors import InputError, nearest
+
+ARXIV = r"arXiv:[0-9.]*[0-9]"
+CITATION = re.compile(rf"[A-Z][\w'-]+(?: et al\.|,| and ).*{ARXIV}")
+CITED = re.compile(rf".*?{ARXIV}(?:, sections? [0-9.]*[0-9])?(?:; .*?{ARXIV})*")
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "steps": ("paretune.train", "paretune.prune", "paretune.distill", "paretune.quantize"),
@@ -90,8 +95,10 @@ def _describe(family: str, name: str, method: Any) -> Method:
 
 
 def _source(text: str) -> str:
-    """Return the line of a docstring that names a paper (arXiv, a conference) or nothing."""
-    for line in text.splitlines():
-        if "arXiv:" in line or "doi:" in line or "Source:" in line:
-            return line.strip().removeprefix("Source:").strip()
+    """Return the paper that a docstring names: what stands behind `Source:`, or a paragraph that begins with one."""
+    for paragraph in text.split("\n\n"):
+        line = " ".join(paragraph.split())
+        named = line.partition("Source: ")[2] or (line if CITATION.match(line) else "")
+        if found := CITED.match(named):
+            return found.group(0)
     return ""

@@ -6,6 +6,8 @@ The teacher is the model that the recipe started from. It sees the very batch th
 included, which is what makes distillation work (Beyer et al., "Knowledge distillation: a good teacher is patient
 and consistent", arXiv:2106.05237, section 3). With little data of its own kind it is often the largest win after a
 cut; a student that is already as good as its teacher gains nothing.
+
+Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015, arXiv:1503.02531.
 """
 
 from __future__ import annotations

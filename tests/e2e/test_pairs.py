@@ -1,0 +1,52 @@
+"""Everything composes: any step after any other, then quantized, exported, certified, saved and loaded."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from paretune.checkpoint import State
+from paretune.data import call
+from paretune.distill import Distill
+from paretune.export import certify, export_onnx, save, strip
+from paretune.prune import Channels
+from paretune.quantize import Static
+from paretune.recipe import Context, Step
+from paretune.task import Task
+from paretune.train import Train
+
+FIXED = {"precision": "float32", "layout": "contiguous", "warmup": 0.0, "epochs": 1, "lr": 1e-3}
+STEPS: dict[str, Step] = {
+    "train": Train(**FIXED),
+    "prune": Channels(ratio=0.3, recalibrate=64),
+    "distill": Distill(**FIXED),
+}
+
+
+@pytest.mark.parametrize("pair", itertools.product(STEPS, repeat=2), ids="-".join)
+def test_each_pair_of_steps_then_int8(pair: tuple[str, str], trained_task: Task, tmp_path: Path):
+    teacher = trained_task.build().eval()
+    context, model, cuts = Context(teacher=teacher), trained_task.build(), ()
+    for name in pair:
+        result = STEPS[name].apply(model, trained_task, context)
+        model, cuts = result.model, (*cuts, *result.cuts)
+    before = sum(p.numel() for p in teacher.parameters())
+    after = sum(p.numel() for p in model.parameters())
+    assert (after < before) == ("prune" in pair)
+
+    State(model.state_dict(), cuts).save(tmp_path / "m.safetensors")
+    loaded = State.load(tmp_path / "m.safetensors").onto(trained_task.build()).eval()
+    inputs = trained_task.data("val").first(3)[0]
+    with torch.no_grad():
+        assert torch.equal(call(loaded, inputs), call(model.eval(), inputs))
+
+    exported = export_onnx(loaded, trained_task.inputs())
+    float_path, int8_path = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    save(strip(exported.graph), float_path)
+    assert certify(float_path, loaded, trained_task, kind="float", exported=exported, split=None).ok
+    graph = Static(calibration=32).apply_graph(exported.graph, trained_task, context)
+    save(strip(graph), int8_path)
+    certificate = certify(int8_path, loaded, trained_task, kind="int8", float_path=float_path, split=None)
+    assert certificate.ok
+    assert int8_path.stat().st_size < float_path.stat().st_size
