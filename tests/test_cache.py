@@ -13,6 +13,7 @@ from torch import nn
 from paretune.cache import Store, step_key
 from paretune.checkpoint import State
 from paretune.cuts import Cuts
+from paretune.errors import InputError
 from paretune.recipe import Context, Step
 from paretune.task import Task
 
@@ -149,3 +150,11 @@ def test_the_shared_cache_keeps_to_its_limit_and_drops_the_oldest(tmp_path: Path
     store.save("d" * 64, "s", state(1.0, size=10_000))
     left = sorted(path.stem[0] for path in (tmp_path / "shared").rglob("*.safetensors"))
     assert left == ["c", "d"]
+
+
+def test_the_limit_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PARETUNE_CACHE_LIMIT", "1.5MB")
+    assert Store(tmp_path, None).limit_bytes == 1_500_000
+    monkeypatch.setenv("PARETUNE_CACHE_LIMIT", "much")
+    with pytest.raises(InputError, match="PARETUNE_CACHE_LIMIT='much' is no amount"):
+        Store(tmp_path, None)

@@ -37,7 +37,10 @@ def test_every_method_of_the_literature_names_its_paper(family: str):
     [
         ("What it is.\n\nLi et al., \"Pruning\nFilters\", 2017, section 3.1, arXiv:1608.08710.\nNeeds no data.",
          'Li et al., "Pruning Filters", 2017, section 3.1, arXiv:1608.08710'),
-        ("X.\n\nSource: A 2017, arXiv:1712.05877; B 2021, arXiv:2106.08295. More.", "A 2017, arXiv:1712.05877; B 2021, arXiv:2106.08295"),
+        (
+            "X.\n\nSource: A 2017, arXiv:1712.05877; B 2021, arXiv:2106.08295. More.",
+            "A 2017, arXiv:1712.05877; B 2021, arXiv:2106.08295",
+        ),
         ("It helps (Beyer et al., arXiv:2106.05237, section 3).", ""),
         ("Nothing is cited here.", ""),
     ],

@@ -14,19 +14,21 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paretune.checkpoint import CorruptCheckpoint, State, digest
-from paretune.recipe import Context, Step
+from paretune.errors import InputError
+from paretune.recipe import SIZE_UNITS, Context, Step, amount
 
 if TYPE_CHECKING:
     from torch import nn
 
     from paretune.task import Task
 
-LIMIT_BYTES = 4_000_000_000
+LIMIT = "4GB"
+"""Of the shared cache, unless `$PARETUNE_CACHE_LIMIT` says otherwise."""
 
 
 def default_folder() -> Path:
@@ -34,6 +36,15 @@ def default_folder() -> Path:
     own = os.environ.get("PARETUNE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(own) if own else Path(base) / "paretune"
+
+
+def limit_bytes() -> int:
+    """Return the shared cache's size limit: `$PARETUNE_CACHE_LIMIT` ("500MB", "2GB"), else 4 GB."""
+    text = os.environ.get("PARETUNE_CACHE_LIMIT") or LIMIT
+    size, relative = amount(text, {**SIZE_UNITS, "GB": 1e9}, "PARETUNE_CACHE_LIMIT")
+    if relative:
+        raise InputError(f"PARETUNE_CACHE_LIMIT={text!r} must be an amount such as 500MB or 2GB")
+    return int(size)
 
 
 def step_key(step: Step, state: State, model: nn.Module, task: Task, context: Context) -> str:
@@ -72,7 +83,7 @@ class Store:
     """The run's `checkpoints/`."""
     shared: Path | None = None
     """The shared cache, None with `--no-cache`."""
-    limit_bytes: int = LIMIT_BYTES
+    limit_bytes: int = field(default_factory=limit_bytes)
     """The shared cache's size; the entries that were not used for longest go first."""
     warn: Callable[[str], None] = lambda text: None
 

@@ -95,7 +95,7 @@ def _describe(family: str, name: str, method: Any) -> Method:
 
 
 def _source(text: str) -> str:
-    """Return the paper that a docstring names: what stands behind `Source:`, or a paragraph that begins with one."""
+    """Return the paper that a docstring names: what is behind `Source:`, or a paragraph that begins with one."""
     for paragraph in text.split("\n\n"):
         line = " ".join(paragraph.split())
         named = line.partition("Source: ")[2] or (line if CITATION.match(line) else "")

@@ -147,12 +147,12 @@ def amount(value: str | float, units: Mapping[str, float], name: str) -> tuple[f
     unit = match.group(2) if match else ""
     if isinstance(value, bool) or match is None or (unit not in ("", "x") and unit not in units):
         raise RecipeError(
-            f"constraints: {name}={value!r} is no amount; write '0.5x' for a fraction of the baseline's, "
+            f"{name}={value!r} is no amount; write '0.5x' for a fraction of the baseline's, "
             f"or a number with a unit of {', '.join(units)}"
         )
     number = float(match.group(1))
     if number <= 0:
-        raise RecipeError(f"constraints: {name}={value!r} must be above 0")
+        raise RecipeError(f"{name}={value!r} must be above 0")
     return (number, True) if unit == "x" else (number * units.get(unit, 1.0), False)
 
 
