@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from paretune import summary
 from paretune.assessment import measure, timing_inputs
-from paretune.errors import InfeasibleError
+from paretune.errors import InfeasibleError, SurgeryError
 from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Constraints, Recipe, Step, amount
 
 if TYPE_CHECKING:
@@ -63,29 +63,35 @@ def climb(flow: Flow, baseline: Stage, first: Recipe, settings: Settings) -> tup
     if not summary.violations(rows[1], rows[0], settings.constraints) and _asks_for_speed(settings.constraints):
         return stages, rows
     try:
-        ratio = _least_ratio(flow, baseline, settings.constraints)
-    except InfeasibleError as error:
-        flow.folder.emit("warning", {"text": f"no channels can be removed: {error}"})
-        return stages, rows
-    if ratio is None:
-        return stages, rows
+        for stage, row in _pruned_rungs(flow, baseline, rows[0], settings, began):
+            stages.append(stage)
+            rows.append(row)
+    except (InfeasibleError, SurgeryError) as error:
+        flow.folder.emit("warning", {"text": f"no channels can be removed, so INT8 is all there is: {error}"})
+    return stages, rows
+
+
+def _pruned_rungs(
+    flow: Flow, baseline: Stage, base: summary.Row, settings: Settings, began: float
+) -> Iterator[tuple[Stage, summary.Row]]:
+    """Yield each pruned, distilled and quantized model that was trained and measured."""
+    ratio = _least_ratio(flow, baseline, settings.constraints)
     low, high = 0.0, MOST
-    for rung in range(settings.rungs):
+    for rung in range(settings.rungs if ratio is not None else 0):
+        assert ratio is not None
         plan = _plan(flow, baseline, ratio, rung, settings, time.monotonic() - began)
         if plan["epochs"] < 1:
             flow.folder.emit("note", {"text": "the budget is spent: no further model is trained"})
-            break
-        name = f"pruned-{ratio:.2f}"
+            return
+        name = f"pruned-{ratio:.3f}"
         stage = next(flow.walk(baseline, _rung(ratio, plan["epochs"]), only_last=True, name=name))
         row = measure(flow, [baseline, stage])[1]
-        stages.append(stage)
-        rows.append(row)
-        held = not summary.violations(row, rows[0], settings.constraints)
+        yield stage, row
         if _asks_for_speed(settings.constraints):
-            break  # the least ratio that is fast enough: a larger one loses more, a smaller one is too slow
+            return  # the least ratio that is fast enough: a larger one loses more, a smaller one is too slow
+        held = not summary.violations(row, base, settings.constraints)
         low, high = (ratio, high) if held else (low, ratio)
         ratio = round((low + high) / 2, 3)
-    return stages, rows
 
 
 def _least_ratio(flow: Flow, baseline: Stage, constraints: Constraints) -> float | None:

@@ -133,3 +133,18 @@ def test_optimize_walks_its_ladder_until_the_constraints_hold(trained_task: Task
         task, max_drop=5, max_size="0.15x", budget="20s", out=tmp_path / "a", resume=True, cache=False
     )
     assert again.summary["best"] == result.summary["best"]
+
+
+def test_optimize_ends_with_int8_where_no_channel_can_go(digits, tmp_path: Path):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    said: list[str] = []
+    result = paretune.optimize(
+        Task(name="linear", model=net, **digits),
+        max_drop=50,
+        budget="20s",
+        out=tmp_path / "a",
+        cache=False,
+        emit=lambda kind, fields: said.append(fields["text"]) if kind == "warning" else None,
+    )
+    assert [c.name for c in result.candidates] == ["baseline", "int8"]
+    assert any("no channels can be removed" in text for text in said)
