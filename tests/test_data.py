@@ -107,6 +107,8 @@ class _Stream(IterableDataset):
         (iter([1]), r"a stream"),
         (3, r"task\.train: cannot read data from int; give a DataLoader"),
         ((torch.tensor(1.0), torch.tensor(1)), r"task\.train yields nothing"),
+        (([[1.0], [2.0]], [0, 1]), r"cannot read data from \(list, list\); give a DataLoader"),
+        (DataLoader(TensorDataset(X, Y), batch_size=None), r"the loader has batch_size=None"),
         ((X, Y[:5]), r"task\.train: its arrays have unlike lengths \[5, 10\]"),
     ],
 )
@@ -118,6 +120,21 @@ def test_what_cannot_be_read_is_said(source, message):
 def test_batch_size_must_be_at_least_one():
     with pytest.raises(DataError, match=r"task\.train: batch_size=0 must be at least 1"):
         Data((X, Y), batch_size=0, name="train")
+
+
+def test_a_dataset_that_fails_is_named_with_its_samples():
+    class Torn(torch.utils.data.Dataset):
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            raise OSError("image file is truncated")
+
+    for read in (lambda data: data.first(2), Data.fingerprint):
+        with pytest.raises(
+            DataError, match=r"task\.val: reading samples 0, 1.* failed: OSError: image file is trunc"
+        ):
+            read(Data(Torn(), name="val"))
 
 
 def test_a_batch_that_cannot_be_split_is_said():

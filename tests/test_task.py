@@ -85,9 +85,28 @@ def test_good_tasks_pass_the_check(task):
     task.check()
 
 
+class _Fixed(nn.Module):
+    """Takes one batch size alone, as a reshape with a number in it does."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.fc, self.batch = nn.Linear(3, 2), batch
+
+    def forward(self, x):
+        return self.fc(x.reshape(self.batch, 3))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_model_with_a_fixed_batch_passes_the_check_at_that_batch(batch):
+    _task(model=_Fixed(batch), example=X[:batch], batch_size=batch).check()
+    with pytest.raises(TaskError, match=r"task\.train \(\(2, 3\) float32\): RuntimeError: shape"):
+        _task(model=_Fixed(batch), example=X[:batch], batch_size=5).check()
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
+        ({"model": nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))}, TaskError, r"task\.loss fails on a batch"),
         ({"example": X[:1, :2]}, TaskError, r"does not accept the example input \(\(1, 2\) float32\)"),
         ({"train": (X[:, :2], Y)}, TaskError, r"does not accept a batch of task\.train \(\(2, 2\) float32\)"),
         ({"val": (X, torch.arange(10))}, DataError, r"task\.val: labels run from 0 to 9, but the model has 2"),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paretune.errors import DataError, TaskError
+from paretune.errors import DataError, ParetuneError, TaskError
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ class Data:
         for start in range(0, len(order), size):
             if shuffle is not None:
                 _seed_everything(*shuffle, start // size)
-            yield self._checked(self._fetch(order[start : start + size]))
+            yield self._checked(self._read(order[start : start + size]))
 
     def first(self, samples: int) -> Batch:
         """Return the first `samples` samples (fewer if there are fewer) as one batch."""
@@ -94,9 +94,21 @@ class Data:
         state = _random_state()
         for start in range(0, self._count, 256):
             _seed_everything(0, 0, start)
-            _update(digest, self._fetch(np.arange(start, min(start + 256, self._count))))
+            _update(digest, self._read(np.arange(start, min(start + 256, self._count))))
         _restore_random_state(state)
         return digest.hexdigest()
+
+    def _read(self, order: np.ndarray) -> Any:
+        try:
+            return self._fetch(order)
+        except (ParetuneError, MemoryError):
+            raise
+        except Exception as error:
+            which = ", ".join(map(str, order[:3])) + (", ..." if len(order) > 3 else "")
+            reason = (str(error).strip() or "no message").splitlines()[0][:300]
+            raise DataError(
+                f"task.{self.name}: reading samples {which} failed: {type(error).__name__}: {reason}"
+            ) from error
 
     def _checked(self, raw: Any) -> Batch:
         try:
@@ -197,10 +209,11 @@ def _reader(source: Any, batch_size: int, name: str) -> tuple[Callable[[np.ndarr
     )
     if arrays and source and all(_is_arrays(part) for part in source):
         return _array_reader(source, name), _array_length(source, name), batch_size
-    if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+    if isinstance(source, tuple) or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+        kind = f"({', '.join(type(part).__name__ for part in source)})" if isinstance(source, tuple) else ""
         raise DataError(
-            f"task.{name}: cannot read data from {type(source).__name__}; give a DataLoader, a Dataset, or a "
-            "tuple of arrays (inputs, target)"
+            f"task.{name}: cannot read data from {kind or type(source).__name__}; give a DataLoader, a Dataset, "
+            "or a tuple of arrays (inputs, target)"
         )
     return lambda order: collate([source[int(i)] for i in order]), len(source), batch_size
 
@@ -214,10 +227,15 @@ def _dataset(loader: Any, name: str) -> Any:
 
     if isinstance(loader.dataset, data.IterableDataset):
         return loader.dataset
+    if loader.batch_sampler is None:
+        raise DataError(
+            f"task.{name}: the loader has batch_size=None, that is, its dataset makes the batches; "
+            "give a Dataset of single samples, or a DataLoader with a batch_size"
+        )
     if isinstance(loader.sampler, data.SubsetRandomSampler):
         return data.Subset(loader.dataset, [int(i) for i in loader.sampler.indices])
     sampler = loader.sampler
-    if type(loader.batch_sampler) not in (data.BatchSampler, type(None)):
+    if type(loader.batch_sampler) is not data.BatchSampler:
         sampler = loader.batch_sampler
     plain = type(sampler) is data.SequentialSampler or (
         type(sampler) is data.RandomSampler and not sampler.replacement and len(sampler) == len(loader.dataset)

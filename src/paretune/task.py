@@ -140,24 +140,17 @@ class Task:
     def _check_batch(self, model: nn.Module, split: str) -> None:
         import torch
 
-        from paretune.data import call
         from paretune.metrics import main_output
 
-        inputs, target = self.data(split).first(2)
-        try:
-            with torch.no_grad():
-                output = call(model, inputs)
-        except Exception as error:
-            raise TaskError(
-                f"the model does not accept a batch of task.{split} ({_shapes(inputs)}): "
-                f"{type(error).__name__}: {_first_line(error)}"
-            ) from error
+        output, target = self._try_batch(model, split)
         if target is None:
             if split == "train":
                 return  # distillation may need none
             raise TaskError(f"task.{split} yields no target, and the metric needs one; yield (inputs, target)")
-        if self.loss == "cross_entropy" and isinstance(target, torch.Tensor) and not target.is_floating_point():
-            self._check_labels(split, classes=main_output(output).shape[1])
+        logits = main_output(output)
+        labels = isinstance(target, torch.Tensor) and not target.is_floating_point()
+        if self.loss == "cross_entropy" and labels and logits.ndim > 1:
+            self._check_labels(split, classes=logits.shape[1])
         for name, function in (("loss", self.criterion()), ("metric", self.resolved_metric().rows)):
             try:
                 function(output, target)
@@ -168,6 +161,27 @@ class Task:
                     f"task.{name} fails on a batch of task.{split} (output {_shapes(output)}; target "
                     f"{_shapes(target)}): {type(error).__name__}: {_first_line(error)}"
                 ) from error
+
+    def _try_batch(self, model: nn.Module, split: str) -> tuple[Any, Any]:
+        """Return (output, target) of two samples, or of a whole batch where the model takes no other."""
+        import torch
+
+        from paretune.data import call
+
+        data = self.data(split)
+        inputs, target = data.first(2)
+        with torch.no_grad():
+            try:
+                return call(model, inputs), target
+            except Exception as error:
+                try:
+                    whole, target = data.first(data.batch_size)
+                    return call(model, whole), target
+                except Exception:  # the first error says more: its batch is small
+                    raise TaskError(
+                        f"the model does not accept a batch of task.{split} ({_shapes(inputs)}): "
+                        f"{type(error).__name__}: {_first_line(error)}"
+                    ) from error
 
     def _check_labels(self, split: str, classes: int) -> None:
         """Raise a DataError for labels outside the classes: in all of val and test, in two samples of train.
