@@ -87,3 +87,10 @@ def test_a_pruned_model_is_rebuilt_from_the_users_own_factory(tmp_path: Path):
 def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path):
     with pytest.raises(InputError, match="no checkpoint"):
         load_model(tmp_path, Task(model=net))
+
+
+def test_a_loaded_model_is_in_eval_mode_and_one_that_does_not_fit_is_said(tmp_path: Path):
+    State(net().state_dict()).save(tmp_path / "m.safetensors")
+    assert not load_model(tmp_path, Task(model=net)).training
+    with pytest.raises(InputError, match="does not fit the model that the task makes"):
+        load_model(tmp_path, Task(model=lambda: torch.nn.Linear(7, 7)))

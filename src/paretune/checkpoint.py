@@ -112,7 +112,7 @@ def load_model(path: str | Path, task: Task) -> nn.Module:
     """Return the model of a checkpoint, or of the last checkpoint of a saved candidate's folder.
 
     path: a `.safetensors` that a run wrote, or a folder that holds one. The module comes from the task's own
-    factory, cut as the manifest says: no pickle, no torch.export.
+    factory, cut as the manifest says: no pickle, no torch.export. It is in eval mode.
     """
     path = Path(path)
     if path.is_dir():
@@ -120,4 +120,11 @@ def load_model(path: str | Path, task: Task) -> nn.Module:
         if not found:
             raise InputError(f"no checkpoint (*.safetensors) in {path}; give a saved candidate's folder")
         path = found[-1]
-    return State.load(path).onto(task.build())
+    state, model = State.load(path), task.build()
+    try:
+        return state.onto(model).eval()
+    except RuntimeError as error:  # load_state_dict's, which lists every name that does not fit
+        raise InputError(
+            f"checkpoint {path} does not fit the model that the task makes; give the task it was trained with: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
