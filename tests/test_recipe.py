@@ -175,3 +175,10 @@ def test_amounts(text: str, units: dict[str, float], expected: tuple[float, bool
 def test_no_amounts(text: object):
     with pytest.raises(RecipeError, match="max_latency"):
         amount(text, LATENCY_UNITS, "max_latency")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "", 0])
+def test_a_device_is_known_before_anything_runs(device: object):
+    with pytest.raises(RecipeError, match="must be cpu, cuda or mps"):
+        parse_recipe({"steps": ["distill"], "device": device})
+    assert parse_recipe({"steps": ["distill"], "device": "cuda:1"}).device == "cuda:1"

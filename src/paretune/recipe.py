@@ -246,7 +246,7 @@ def parse_recipe(content: Any, *, overrides: Sequence[str] = (), source: str = "
     seed, device, task = content.get("seed", 0), content.get("device", "cpu"), content.get("task")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         mistakes.append(f"{source}: seed={seed!r} must be a whole number of at least 0")
-    if not isinstance(device, str):
+    if not isinstance(device, str) or not re.fullmatch(r"(cpu|cuda|mps)(:[0-9]+)?", device):
         mistakes.append(f"{source}: device={device!r} must be cpu, cuda or mps")
     if task is not None and not isinstance(task, str):
         mistakes.append(f"{source}: task={task!r} must be written path/to/file.py:make_task")
