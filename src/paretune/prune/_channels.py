@@ -206,6 +206,7 @@ class Channels(Step):
                 seed=context.seed,
                 device=context.device,
             )
+            pruned.model.cpu()  # where every step hands its model over
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": pruned.widths})
         details = {
             "before": pruned.before,
