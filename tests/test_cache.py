@@ -1,8 +1,13 @@
 """The store: the same input hits, and a changed digit in any of them misses."""
 
+import copy
 import dataclasses
+import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from paretune.cache import Store, step_key
+from paretune.cache import Store, fingerprint, step_key
 from paretune.checkpoint import State
 from paretune.cuts import Cuts
 from paretune.errors import InputError
@@ -45,7 +50,7 @@ def scaled_loss(scale: float) -> Callable[[Any, Any], torch.Tensor]:
 
 
 WEIGHTS = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
-TEACHER = nn.Linear(3, 2)
+TEACHER, LINEAR = nn.Linear(3, 2), nn.Linear(3, 2)
 
 
 def key(
@@ -53,7 +58,7 @@ def key(
     of: Task | None = None, model: nn.Module | None = None, **context: Any,
 ) -> str:  # fmt: skip
     context = {"teacher": TEACHER} | context
-    return step_key(step, State(weights, cuts), model or nn.Linear(3, 2), of or task(), Context(**context))
+    return step_key(step, State(weights, cuts), model or LINEAR, of or task(), Context(**context))
 
 
 def nudged(name: str) -> dict[str, torch.Tensor]:
@@ -102,9 +107,96 @@ def test_the_code_of_a_loss_is_part_of_the_key():
     assert key(of=task(loss=scaled_loss(1.0))) == key(of=task(loss=scaled_loss(1.0)))
 
 
+class Scaled(nn.Linear):
+    def __init__(self, scale: float = 2.0, mask: float = 1.0):
+        super().__init__(3, 2)
+        self.scale = scale
+        self.register_buffer("mask", torch.tensor(mask), persistent=False)
+
+
+class Shifted:
+    def __init__(self, by: int):
+        self.by = by
+
+    def __call__(self, inputs: Any, generator: Any) -> Any:
+        return inputs + self.by
+
+
+def weighted(output: Any, target: Any, weight: Any) -> Any:
+    return (output * weight).sum()
+
+
+def defaulted(scale: float) -> Callable[[Any, Any], Any]:
+    def loss(output: Any, target: Any, scale: float = scale) -> Any:
+        return scale * output.sum()
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Scaled(2.0), Scaled(3.0)),
+        (Scaled(mask=1.0), Scaled(mask=0.0)),
+        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1)),
+        (nn.CrossEntropyLoss(weight=torch.ones(2000)), nn.CrossEntropyLoss(weight=torch.ones(2000) * 2)),
+        (Shifted(1), Shifted(2)),
+        (Shifted(1).__call__, Shifted(2).__call__),
+        (defaulted(1.0), defaulted(2.0)),
+        (partial(weighted, weight=torch.ones(5000)), partial(weighted, weight=torch.ones(5000).cumsum(0))),
+        (lambda output, target: output.sum(), lambda output, target: output.mean()),
+        ({"lr": 1e-3}, {"lr": 1e-4}),
+        (torch.float32, torch.float64),
+    ],
+)  # fmt: skip
+def test_code_and_state_of_anything_are_told_apart(one: Any, other: Any):
+    torch.manual_seed(0)
+    for thing in (one, other):
+        if isinstance(thing, Scaled):
+            nn.init.ones_(thing.weight), nn.init.ones_(thing.bias)
+    assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(one) == fingerprint(one)
+    assert fingerprint(copy.deepcopy(one)) == fingerprint(one)
+
+
+def test_an_edited_forward_misses(tmp_path: Path):
+    prints = []
+    for number, factor in enumerate((1, 2)):
+        path = tmp_path / f"v{number}" / "net.py"
+        path.parent.mkdir()
+        code = "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return x * "
+        path.write_text(f"{code}{factor}\n")
+        spec = importlib.util.spec_from_file_location("net", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["net"] = module
+        spec.loader.exec_module(module)
+        prints.append(fingerprint(module.Net()))
+        del sys.modules["net"]
+    assert prints[0] != prints[1]
+
+
+def test_a_fingerprint_is_the_same_in_another_process():
+    code = (
+        "from torch import nn; from paretune.cache import fingerprint\n"
+        "print(fingerprint((nn.ReLU(), {'a', 'b', 'c'}, print)))"
+    )
+    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)}
+    assert len(runs) == 1
+    assert len(runs.pop().strip()) == 64
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_left_alone(tmp_path: Path):
+    (tmp_path / "shared").write_text("a file, not a folder")
+    said: list[str] = []
+    store = Store(tmp_path / "a", tmp_path / "shared", warn=said.append)
+    store.save("k" * 64, "s", state(1.0))
+    assert "cannot be written" in said[0]
+    assert store.load("k" * 64, "s") is not None
+
+
 def test_the_steps_own_source_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch):
     before = key()
-    monkeypatch.setattr("paretune.cache._package_hash_of", lambda package: "edited")
+    monkeypatch.setattr("paretune.cache._own_source", lambda: "edited")
     assert key() != before
 
 

@@ -1,19 +1,20 @@
 """Nothing is computed twice: a step's result is stored under the hash of everything that went into it.
 
-What goes in: the step's name, parameters and source code, the incoming weights and cuts, the source of the
-model, loss, metric and augmentation, the seed, the device, the content of the data splits it reads, the teacher
-where it has one, and PyTorch's version. A recipe that begins like another, a resumed run, and a search share it.
+What goes in: the step's name and parameters, the incoming weights and cuts, the code and attributes of the model,
+loss, metric and augmentation, the seed, the device, the content of the data splits it reads, the teacher where it
+has one, paretune's own source and PyTorch's version. Recipes that begin alike, resumed runs and searches share it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from paretune.checkpoint import CorruptCheckpoint, State, digest
 from paretune.errors import InputError
 from paretune.recipe import SIZE_UNITS, Context, Step, amount
+from paretune.target import fingerprint as machine
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,29 +51,46 @@ def limit_bytes() -> int:
 
 def step_key(step: Step, state: State, model: nn.Module, task: Task, context: Context) -> str:
     """Return the hash of everything that `step` computes its result from, in hexadecimal."""
+    parts = _shared_parts(step, task, context) | {
+        "weights": digest(state.tensors),
+        "cuts": [cuts.to_json() for cuts in state.cuts],
+        "model": fingerprint(model),
+        "task": [fingerprint(part) for part in (task.loss, task.metric, task.augment, task.example)],
+        "teacher": fingerprint(context.teacher) if step.uses_teacher else "",
+    }
+    return _hash(parts)
+
+
+def graph_key(step: Step, graph: bytes, task: Task, context: Context) -> str:
+    """Return the hash of everything that a step on an exported graph computes its result from."""
+    parts = _shared_parts(step, task, context) | {
+        "graph": hashlib.sha256(graph).hexdigest(),
+        "machine": machine()["flags_hash"],
+    }
+    return _hash(parts)
+
+
+def _shared_parts(step: Step, task: Task, context: Context) -> dict[str, Any]:
     import torch
 
-    parts: dict[str, Any] = {
+    return {
         "step": step.name,
         "parameters": step.parameters(),
-        "code": [_package_hash(type(step)), _package_hash_of("paretune.train")],
+        "code": [_own_source(), _code(type(step))],
         "torch": torch.__version__,
         "device": context.device,
         "seed": context.seed,
-        "weights": digest(state.tensors),
-        "cuts": [cuts.to_json() for cuts in state.cuts],
-        "task": [_source(task.loss), _source(task.metric), _source(task.augment), _source(task.split)],
         "batch_size": task.batch_size,
-        "model": _model_source(model),
+        "split": fingerprint(task.split),
         "data": {
             split: [task.data(split).fingerprint(), task.data(split).batch_size]
             for split in step.uses_data
             if any(source is not None for source in (getattr(task, split), task.val, task.test))
         },
-        "teacher": digest(context.teacher.state_dict())
-        if step.uses_teacher and context.teacher is not None
-        else "",
     }
+
+
+def _hash(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -103,7 +122,8 @@ class Store:
             if path != own:
                 own.parent.mkdir(parents=True, exist_ok=True)
                 _copy(path, own)
-            path.touch()
+            with contextlib.suppress(OSError):  # a cache that is only read keeps its times
+                path.touch()
             return state
         return None
 
@@ -112,10 +132,14 @@ class Store:
         own = self.path(key, name)
         state.save(own, key)
         shared = self._shared_path(key)
-        if shared is not None:
+        if shared is None:
+            return
+        try:
             shared.parent.mkdir(parents=True, exist_ok=True)
             _copy(own, shared)
             self._trim()
+        except OSError as error:
+            self.warn(f"the shared cache {self.shared} cannot be written ({error.strerror}); going on without it")
 
     def path(self, key: str, name: str) -> Path:
         """Return where the run keeps this result: `checkpoints/NAME-KEY.safetensors`."""
@@ -142,62 +166,83 @@ def _copy(source: Path, target: Path) -> None:
     temporary.replace(target)
 
 
-def _package_hash(kind: type) -> str:
-    """Return the hash of the sources of the package (paretune.prune, a third party's module) a step lives in."""
-    package = ".".join(kind.__module__.split(".")[:2])
-    return _package_hash_of(package)
-
-
 @functools.cache
-def _package_hash_of(package: str) -> str:
-    import importlib
-
-    file = inspect.getsourcefile(importlib.import_module(package))
-    root = Path(file) if file else Path()
-    sources = sorted(root.parent.rglob("*.py")) if root.name == "__init__.py" else [root]
+def _own_source() -> str:
+    """Return the hash of every source file of paretune: edited code never meets results of the old."""
     hasher = hashlib.sha256()
-    for source in sources:
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
         hasher.update(source.read_bytes())
     return hasher.hexdigest()
 
 
-def _source(thing: Any) -> str:
-    """Return a hash of the code behind a loss, metric or augmentation; a name stands for itself."""
-    if thing is None or isinstance(thing, str):
-        return str(thing)
-    if isinstance(thing, functools.partial):
-        return _source(thing.func) + repr((thing.args, sorted(thing.keywords.items())))
-    function = getattr(thing, "rows", thing)
-    try:
-        code = inspect.getsource(function if inspect.isroutine(function) else type(function))
-    except (OSError, TypeError):
-        code = repr(getattr(getattr(function, "__code__", None), "co_code", type(function)))
-    closure = [_value(cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
-    return hashlib.sha256((code + repr(closure)).encode()).hexdigest()
+def fingerprint(thing: Any) -> str:
+    """Return a hash of what a model, a loss, a metric or any value is: its code, its state, its closure.
+
+    Code is the whole source file it stands in, since functions call their neighbours; in a script or notebook
+    (`__main__`), which also holds what is merely being tried, it is the function or class alone.
+    """
+    return hashlib.sha256(repr(_parts(thing, {})).encode()).hexdigest()
 
 
-def _value(thing: Any) -> str:
-    """Return what a closed-over value is worth: code by its source, tensors by their bytes, others as printed."""
+def _parts(thing: Any, seen: dict[int, Any]) -> Any:
+    """Return nested plain values that differ wherever two things would compute differently."""
+    import numpy as np
     import torch
 
+    if isinstance(thing, str | bytes | int | float | complex | bool | type(None)):
+        return thing
     if isinstance(thing, torch.Tensor):
         return digest({"": thing})
-    return _source(thing) if callable(thing) else repr(thing)
+    if isinstance(thing, np.ndarray):
+        return hashlib.sha256(thing.tobytes()).hexdigest(), str(thing.dtype), thing.shape
+    if id(thing) in seen:
+        return "seen"
+    seen[id(thing)] = thing  # kept alive, so that no other object gets its id
+    if isinstance(thing, Mapping):
+        return [(_parts(key, seen), _parts(value, seen)) for key, value in thing.items()]
+    if isinstance(thing, list | tuple):
+        return [_parts(item, seen) for item in thing]
+    if isinstance(thing, set | frozenset):
+        return sorted(repr(_parts(item, seen)) for item in thing)
+    if isinstance(thing, functools.partial):
+        return _parts((thing.func, thing.args, thing.keywords), seen)
+    if inspect.ismethod(thing):
+        return _parts((thing.__self__, thing.__func__), seen)
+    if inspect.isroutine(thing):
+        cells = [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
+        defaults = (getattr(thing, "__defaults__", None), getattr(thing, "__kwdefaults__", None))
+        return _code(thing), _parts((cells, defaults), seen)
+    if inspect.isclass(thing):
+        return _code(thing)
+    return _code(type(thing)), _parts(_state(thing), seen)
 
 
-def _model_source(model: nn.Module) -> str:
-    """Return a hash of the model's structure as printed, and of the code of its own (not PyTorch's) classes."""
-    hasher = hashlib.sha256(str(model).encode())
-    kinds = {type(module) for module in model.modules()}
-    for kind in sorted(kinds, key=lambda k: (k.__module__, k.__qualname__)):
-        if not kind.__module__.startswith("torch."):
-            hasher.update(_source(kind).encode() if _has_source(kind) else kind.__qualname__.encode())
-    return hasher.hexdigest()
+def _state(thing: Any) -> Any:
+    """Return an object's attributes (a module's tensors and children are among them), else how it prints."""
+    attributes = getattr(thing, "__dict__", None)
+    return attributes or ("" if " at 0x" in repr(thing) else repr(thing))
 
 
-def _has_source(kind: type) -> bool:
+def _code(thing: Any) -> str:
+    """Return the name of a function or class, and a hash of its code unless PyTorch or Python wrote it."""
+    name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
+    if name.startswith(("torch.", "builtins.", "numpy.", "None.")):
+        return name
     try:
-        inspect.getsource(kind)
-    except (OSError, TypeError):
-        return False
-    return True
+        source = inspect.getsource(thing)
+        file = inspect.getsourcefile(thing) if thing.__module__ != "__main__" else None
+    except (OSError, TypeError):  # typed in a shell, or compiled
+        source, file = "", None
+    return name + hashlib.sha256((source + _text(file) + _bytecode(thing)).encode()).hexdigest()
+
+
+def _bytecode(thing: Any) -> str:
+    """Return what a function was compiled to: tells two lambdas of one line apart, and code without a source."""
+    code = getattr(thing, "__code__", None)
+    constants = [value for value in code.co_consts if not inspect.iscode(value)] if code else []
+    return repr((code.co_code, constants, code.co_names)) if code else ""
+
+
+@functools.cache
+def _text(file: str | None) -> str:
+    return Path(file).read_text() if file and Path(file).is_file() else ""
