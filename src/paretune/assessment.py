@@ -9,10 +9,14 @@ from typing import Any
 
 from paretune import summary
 from paretune.artifact import Artifact, Certificate
+from paretune.decision import behaviour, decide
 from paretune.errors import VerificationError
 from paretune.measurement import Evaluation, Latency, Measurement
-from paretune.recipe import Recipe
+from paretune.recipe import Constraints, Recipe
 from paretune.stages import Flow, Stage
+
+ERROR_SAMPLES = 16
+"""Samples that each layer's error after quantization is seen on."""
 
 
 def measure(flow: Flow, stages: Sequence[Stage]) -> list[summary.Row]:
@@ -37,7 +41,7 @@ def _measure(flow: Flow, stages: Sequence[Stage]) -> list[summary.Row]:
     from paretune.measure import latency
 
     flow.folder.emit("measuring", {"what": "latency", "done": 0, "total": len(stages)})
-    latencies = latency([stage.artifact for stage in stages], flow.recipe.target, inputs=timing_inputs(flow))
+    latencies = latency([stage.artifact for stage in stages], flow.recipe.target, inputs=flow.task.inputs())
     rows: list[summary.Row] = []
     evaluations: list[Evaluation] = []
     for index, (stage, timing) in enumerate(zip(stages, latencies, strict=True)):
@@ -47,14 +51,6 @@ def _measure(flow: Flow, stages: Sequence[Stage]) -> list[summary.Row]:
         evaluations.append(evaluation)
         flow.folder.emit("candidate", {"name": stage.name, "row": row})
     return rows
-
-
-def timing_inputs(flow: Flow) -> Any:
-    """Return the example input at the target's batch."""
-    from paretune.data import map_tensors
-
-    batch = flow.recipe.target.batch
-    return map_tensors(lambda t: t[:1].repeat(batch, *([1] * (t.ndim - 1))) if t.ndim else t, flow.task.inputs())
 
 
 def _row(
@@ -98,22 +94,20 @@ def _row(
         "layers": _layers(flow, stage, first),
     }
     if baseline is not None:
-        row |= _compared(flow, baseline, evaluation)
+        row |= _compared(baseline, evaluation, flow.recipe.constraints)
     return row, evaluation
 
 
-def _compared(flow: Flow, baseline: Evaluation, evaluation: Evaluation) -> summary.Row:
-    """Return the paired decision on the drop, and what changed beside the metric."""
-    from paretune.decision import behaviour, decide
+def _compared(baseline: Evaluation, evaluation: Evaluation, constraints: Constraints) -> summary.Row:
+    """Return the paired decision on the drop, and what changed beside the metric.
 
-    decision = decide(baseline, evaluation, _bound(flow))
+    Without a bound the decision is about one point (percent); there is none where a baseline of 0 has no percent.
+    """
+    bound = 1.0 if constraints.max_drop is None else constraints.max_drop
+    if constraints.max_drop is None and not baseline.metric.fraction and baseline.value == 0:
+        return {"behaviour": behaviour(baseline, evaluation)}
+    decision = decide(baseline, evaluation, bound)
     return {"decision": decision.to_json(), "behaviour": behaviour(baseline, evaluation)}
-
-
-def _bound(flow: Flow) -> float:
-    """Return the drop that verdicts are about: the constraint, or one point (percent) where there is none."""
-    bound = flow.recipe.constraints.max_drop
-    return 1.0 if bound is None else bound
 
 
 def _layers(flow: Flow, stage: Stage, first: Stage) -> list[dict[str, Any]]:
@@ -127,7 +121,7 @@ def _layers(flow: Flow, stage: Stage, first: Stage) -> list[dict[str, Any]]:
 
     rows = layer_table(first.model, stage.model, flow.task.inputs(), weight_bytes=1)
     names = [value.name for value in stage.graph_before.graph.input]
-    samples = feeds(names, flow.task.data("val").first(flow.recipe.target.batch)[0])
+    samples = feeds(names, flow.task.data("val").first(stage.exported.fixed_batch or ERROR_SAMPLES)[0])
     errors = {e["module"]: e["snr_db"] for e in layer_errors(stage.graph_before, stage.exported.graph, samples)}
     return [row | ({"snr_db": errors[row["name"]]} if row["name"] in errors else {}) for row in rows]
 
@@ -151,7 +145,6 @@ def _split_name(flow: Flow, split: str) -> str:
 
 def confirm(flow: Flow, rows: list[summary.Row], stages: Sequence[Stage], best: str | None) -> str | None:
     """Measure the chosen candidate once on the test data, beside the baseline; return it if it still holds."""
-    from paretune.decision import decide
     from paretune.export import evaluate_file
 
     if best is None or flow.task.test is None or flow.task.val is None:
@@ -166,12 +159,12 @@ def confirm(flow: Flow, rows: list[summary.Row], stages: Sequence[Stage], best: 
         _certify_metric(stages[index].artifact, evaluation, "test")
     if chosen == 0:
         return best
-    decision = decide(evaluations[0], evaluations[chosen], _bound(flow))
-    rows[chosen]["test"]["decision"] = decision.to_json()
-    if decision.verdict == "not within" and flow.recipe.constraints.max_drop is not None:
-        flow.folder.emit(
-            "warning", {"text": f"'{best}' held on validation data, but not on test data: {decision.text()}"}
-        )
+    compared = _compared(evaluations[0], evaluations[chosen], flow.recipe.constraints)
+    rows[chosen]["test"] |= compared
+    problems = summary.violations(rows[chosen] | compared, rows[0], flow.recipe.constraints)
+    if problems:
+        text = f"'{best}' held on validation data, but not on test data: {'; '.join(problems)}"
+        flow.folder.emit("warning", {"text": text})
         return None
     return best
 

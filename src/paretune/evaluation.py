@@ -44,8 +44,9 @@ def evaluate(
                 ) from error
             classes.append(_classes(output, target, metric))
     table = np.concatenate(rows).astype(np.float32)
+    value = _value(metric, table, data.name)
     low, high = metric_interval(metric, table)
-    evaluation = Evaluation(metric=metric, rows=table, value=metric.value(table), low=low, high=high)
+    evaluation = Evaluation(metric=metric, rows=table, value=value, low=low, high=high)
     if any(part is None for part in classes):
         return evaluation
     predicted, right, confidence = (np.concatenate(part) for part in zip(*classes, strict=True))
@@ -59,6 +60,17 @@ def evaluate(
         target=right,
         confidence=confidence,
     )
+
+
+def _value(metric: Metric, table: np.ndarray, split: str) -> float:
+    """Return the metric over all samples; whatever a user's own function raises is told as theirs."""
+    try:
+        return metric.value(table)
+    except Exception as error:
+        raise TaskError(
+            f"task.metric '{metric.name}' failed on the outputs and targets of task.{split}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _classes(output: Any, target: Any, metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

@@ -127,7 +127,10 @@ def load(path: str | Path, task: Task) -> nn.Module:
 
 
 def _begin(recipe: Recipe, task: Task, folder: RunFolder, cache: bool) -> Flow:
-    """Check the task, and put together what the run needs."""
+    """Check the task and the device, and put together what the run needs."""
+    from paretune.train._compute import check_device
+
+    check_device(recipe.device)
     task.check()
     shared = caching.default_folder() if cache else None
     store = caching.Store(folder.checkpoints, shared, warn=lambda text: folder.emit("warning", {"text": text}))

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from paretune import summary
-from paretune.assessment import measure, timing_inputs
-from paretune.errors import InfeasibleError, SurgeryError
+from paretune.assessment import measure
+from paretune.errors import InfeasibleError, SurgeryError, VerificationError
 from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Constraints, Recipe, Step, amount
 
 if TYPE_CHECKING:
@@ -58,24 +58,39 @@ def quantized_only(frame: Recipe) -> Recipe:
 def climb(flow: Flow, baseline: Stage, first: Recipe, settings: Settings) -> tuple[list[Stage], list[summary.Row]]:
     """Return the stages and rows that were measured, the baseline first."""
     began = time.monotonic()
-    stages = [baseline, *flow.walk(baseline, first.steps, only_last=True, name="int8")]
-    rows = measure(flow, stages)
-    if not summary.violations(rows[1], rows[0], settings.constraints) and _asks_for_speed(settings.constraints):
-        return stages, rows
+    stages, rows = [baseline], measure(flow, [baseline])
     try:
-        for stage, row in _pruned_rungs(flow, baseline, rows[0], settings, began):
-            stages.append(stage)
-            rows.append(row)
+        for stage in _rungs(flow, baseline, first, settings, rows, began):
+            row = _measured(flow, baseline, stage)
+            if row is not None:
+                stages.append(stage)
+                rows.append(row)
     except (InfeasibleError, SurgeryError) as error:
         flow.folder.emit("warning", {"text": f"no channels can be removed, so INT8 is all there is: {error}"})
     return stages, rows
 
 
-def _pruned_rungs(
-    flow: Flow, baseline: Stage, base: summary.Row, settings: Settings, began: float
-) -> Iterator[tuple[Stage, summary.Row]]:
-    """Yield each pruned, distilled and quantized model that was trained and measured."""
-    ratio = _least_ratio(flow, baseline, settings.constraints)
+def _measured(flow: Flow, baseline: Stage, stage: Stage) -> summary.Row | None:
+    """Return the row of a stage, or None, with a warning, where its file is wrong: the others still count."""
+    try:
+        return measure(flow, [baseline, stage])[1]
+    except VerificationError as error:
+        flow.folder.emit("warning", {"text": f"'{stage.name}' is left out: {error}"})
+        return None
+
+
+def _rungs(
+    flow: Flow, baseline: Stage, first: Recipe, settings: Settings, rows: list[summary.Row], began: float
+) -> Iterator[Stage]:
+    """Yield INT8 alone, then each pruned, trained and quantized model; `rows` grows by each one's measurement."""
+    constraints = settings.constraints
+    yield next(flow.walk(baseline, first.steps, only_last=True, name="int8"))
+    if _asks_for_speed(constraints) and _held(rows, constraints):
+        return
+    if flow.task.train is None:
+        flow.folder.emit("warning", {"text": "without training data nothing is pruned: a cut must be trained"})
+        return
+    ratio = _least_ratio(flow, baseline, constraints)
     low, high = 0.0, MOST
     for rung in range(settings.rungs if ratio is not None else 0):
         assert ratio is not None
@@ -83,15 +98,17 @@ def _pruned_rungs(
         if plan["epochs"] < 1:
             flow.folder.emit("note", {"text": "the budget is spent: no further model is trained"})
             return
-        name = f"pruned-{ratio:.3f}"
-        stage = next(flow.walk(baseline, _rung(ratio, plan["epochs"]), only_last=True, name=name))
-        row = measure(flow, [baseline, stage])[1]
-        yield stage, row
-        if _asks_for_speed(settings.constraints):
+        steps = (_channels(ratio), _recover(flow, plan["epochs"]), *_quantize())
+        yield next(flow.walk(baseline, steps, only_last=True, name=f"pruned-{ratio:.3f}"))
+        if _asks_for_speed(constraints):
             return  # the least ratio that is fast enough: a larger one loses more, a smaller one is too slow
-        held = not summary.violations(row, base, settings.constraints)
-        low, high = (ratio, high) if held else (low, ratio)
+        low, high = (ratio, high) if _held(rows, constraints) else (low, ratio)
         ratio = round((low + high) / 2, 3)
+
+
+def _held(rows: list[summary.Row], constraints: Constraints) -> bool:
+    """Say whether the last model measured holds the constraints."""
+    return len(rows) > 1 and not summary.violations(rows[-1], rows[0], constraints)
 
 
 def _least_ratio(flow: Flow, baseline: Stage, constraints: Constraints) -> float | None:
@@ -124,7 +141,7 @@ def _probe(flow: Flow, baseline: Stage, ratio: float) -> dict[str, Any]:
             return event
     steps = (_channels(ratio, recalibrate=0), *_quantize(calibration=16))
     stage = next(flow.walk(baseline, steps, only_last=True, name=f"probe-{ratio:.3f}"))
-    timing = latency([baseline.artifact, stage.artifact], flow.recipe.target, inputs=timing_inputs(flow))[1]
+    timing = latency([baseline.artifact, stage.artifact], flow.recipe.target, inputs=flow.task.inputs())[1]
     size = stage.artifact.stat().st_size
     event = {
         "ratio": ratio,
@@ -167,10 +184,12 @@ def _plan(
     return event
 
 
-def _rung(ratio: float, epochs: int) -> tuple[Step, ...]:
+def _recover(flow: Flow, epochs: int) -> Step:
+    """Return the step that trains a cut model: distillation where classes are told apart, else the task's loss."""
     from paretune.distill import Distill
+    from paretune.train import Train
 
-    return (_channels(ratio), Distill(epochs=epochs), *_quantize())
+    return Distill(epochs=epochs) if flow.classifies() else Train(epochs=epochs)
 
 
 def _channels(ratio: float, recalibrate: int = 512) -> Step:

@@ -98,7 +98,9 @@ def _source(text: str) -> str:
     """Return the paper that a docstring names: what is behind `Source:`, or a paragraph that begins with one."""
     for paragraph in text.split("\n\n"):
         line = " ".join(paragraph.split())
-        named = line.partition("Source: ")[2] or (line if CITATION.match(line) else "")
-        if found := CITED.match(named):
+        behind = line.partition("Source: ")[2]
+        if found := CITED.match(behind or (line if CITATION.match(line) else "")):
             return found.group(0)
+        if behind:
+            return behind.split(". ")[0].rstrip(".")
     return ""

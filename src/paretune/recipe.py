@@ -293,7 +293,8 @@ def _apply_overrides(named: list[tuple[str, Any]], content: dict[str, Any], over
                 if isinstance(named[i][1], dict):
                     named[i][1][name] = value
         elif place in ("target", "constraints"):
-            content[place] = {**(content.get(place) or {}), name: value}
+            frame = content.get(place)
+            content[place] = {**(frame if isinstance(frame, dict) else {}), name: value}
         elif not dot and name in ("seed", "device", "task"):
             content[name] = value
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,17 +62,21 @@ class Flow:
     store: caching.Store
     context: Context
 
+    @property
+    def leading(self) -> tuple[Step, ...]:
+        """The recipe's first `train` steps: they make the baseline."""
+        return tuple(itertools.takewhile(lambda step: step.name == "train", self.recipe.steps))
+
     def baseline(self) -> Stage:
         """Return the model that everything is compared with: as given, or trained by the recipe's first steps."""
-        model, steps = self.fresh_model(), self.recipe.steps
-        leading = tuple(step for i, step in enumerate(steps) if all(s.name == "train" for s in steps[: i + 1]))
+        model = self.fresh_model()
         state = State(model.state_dict())
-        model, state, checkpoint, seconds = self._apply_all(model, state, leading, self.context)
+        model, state, checkpoint, seconds = self._apply_all(model, state, self.leading, self.context)
         if checkpoint is None:
             checkpoint = self.folder.checkpoints / "00-given.safetensors"
             if not checkpoint.is_file():
                 state.save(checkpoint)
-        return self._stage("baseline", leading, model, state, checkpoint, seconds)
+        return self._stage("baseline", self.leading, model, state, checkpoint, seconds)
 
     def fresh_model(self) -> nn.Module:
         """Return the task's model, its random initialisation fixed by the recipe's seed."""
@@ -131,7 +136,7 @@ class Flow:
             model = result.model
             stored = State(
                 model.state_dict(), (*state.cuts, *result.cuts), result.notes, result.details,
-                time.perf_counter() - began,
+                max(time.perf_counter() - began, result.details.get("seconds", 0.0)),  # epochs before a kill too
             )  # fmt: skip
             self.store.save(key, name, stored)
             shutil.rmtree(work, ignore_errors=True)
@@ -164,31 +169,54 @@ class Flow:
         )  # fmt: skip
 
     def _graph_stage(self, name: str, before: Stage, step: GraphStep, context: Context) -> Stage:
+        """Apply a step to the exported graph, or take its result from the store."""
+        import onnx
+        import torch
+
         from paretune.export import save, strip
 
-        index = len(before.steps)
+        index, source = len(before.steps), before.exported.graph.SerializeToString(deterministic=True)
         self.folder.emit("step_started", {"step": step.name, "index": index, "count": len(self.recipe.steps)})
-        began = time.perf_counter()
-        context = dataclasses.replace(context, emit=_named(context.emit, step.name))
-        graph = step.apply_graph(before.exported.graph, self.task, context)
+        key = caching.graph_key(step, source, self.task, context)
+        stored = self.store.load(key, f"{index + 1:02d}-{step.name}")
+        cached = stored is not None
+        if stored is None:
+            began = time.perf_counter()
+            context = dataclasses.replace(context, emit=_named(context.emit, step.name))
+            made = step.apply_graph(before.exported.graph, self.task, context).SerializeToString()
+            stored = State({"graph": torch.frombuffer(bytearray(made), dtype=torch.uint8)},
+                           seconds=time.perf_counter() - began)  # fmt: skip
+            self.store.save(key, f"{index + 1:02d}-{step.name}", stored)
+        graph = onnx.load_from_string(stored.tensors["graph"].numpy().tobytes())
         artifact = self.folder.artifacts / f"{name}.onnx"
         save(strip(graph), artifact)
-        seconds = time.perf_counter() - began
-        self.folder.emit("step_finished", {"step": step.name, "index": index, "seconds": seconds, "cached": False})
+        self.folder.emit(
+            "step_finished", {"step": step.name, "index": index, "seconds": stored.seconds, "cached": cached}
+        )
         return dataclasses.replace(
             before, name=name, steps=(*before.steps, step), artifact=artifact, kind="int8",
             exported=dataclasses.replace(before.exported, graph=graph),
-            graph_before=before.graph_before or before.exported.graph, seconds=before.seconds + seconds,
+            graph_before=before.graph_before or before.exported.graph, seconds=before.seconds + stored.seconds,
         )  # fmt: skip
 
     def _label(self, step: Step, before: Stage) -> str:
-        """Return `pruned`, `distilled`, `quantized`, `trained`; numbered where a recipe does it twice."""
+        """Return `pruned`, `distilled`, `quantized`, `trained`; numbered where a recipe does it again."""
         family = step.name.split(".")[0]
         word = {"prune": "pruned", "distill": "distilled", "quantize": "quantized", "train": "trained"}.get(
             family, step.name
         )
-        again = sum(other.name.split(".")[0] == family for other in before.steps if family != "train")
+        again = sum(other.name.split(".")[0] == family for other in before.steps[len(self.leading) :])
         return word if not again else f"{word}-{again + 1}"
+
+    def classifies(self) -> bool:
+        """Say whether the task tells classes apart: several outputs for whole-number targets."""
+        from paretune.data import call
+        from paretune.metrics import main_output
+
+        inputs, target = self.task.data("train").first(2)
+        output = main_output(call(self.fresh_model().eval(), inputs))
+        whole = target is not None and hasattr(target, "is_floating_point") and not target.is_floating_point()
+        return whole and output.ndim >= 2 and output.shape[1] > 1
 
     def seconds_per_epoch(self, baseline: Stage) -> float:
         """Return what an epoch of distillation from and into a model of the baseline's shape takes, roughly."""

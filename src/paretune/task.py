@@ -231,11 +231,8 @@ def load_task(reference: str) -> Task:
 def _import(where: str, reference: str) -> Any:
     try:
         if not where.endswith(".py"):
-            sys.path.insert(0, str(Path.cwd()))
-            try:
-                return importlib.import_module(where)
-            finally:
-                sys.path.remove(str(Path.cwd()))
+            _find_neighbours(Path.cwd())
+            return importlib.import_module(where)
         path = Path(where).resolve()
         if not path.is_file():
             siblings = [entry.name for entry in path.parent.glob("*.py")] if path.parent.is_dir() else []
@@ -246,14 +243,12 @@ def _import(where: str, reference: str) -> Any:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        sys.path.insert(0, str(path.parent))  # the file's own neighbours import as they do when it is run
+        _find_neighbours(path.parent)
         try:
             spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[name]
             raise
-        finally:
-            sys.path.remove(str(path.parent))
         return module
     except InputError:
         raise
@@ -261,6 +256,12 @@ def _import(where: str, reference: str) -> Any:
         raise InputError(
             f"task: cannot import {where} (from '{reference}'): {type(error).__name__}: {_first_line(error)}"
         ) from error
+
+
+def _find_neighbours(folder: Path) -> None:
+    """Let a task import the files beside it, now and later, as it can when it is run as a script."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 def _named_loss(name: str) -> Callable[[Any, Any], torch.Tensor]:

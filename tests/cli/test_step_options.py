@@ -47,7 +47,7 @@ def test_every_field_is_an_option_of_the_same_name_with_dashes():
 
 def test_help_is_the_docstring_beneath_the_field_with_default_and_range():
     made = options()
-    assert made["field_ratio"].help == "The fraction removed. [default: 0.5; at least 0.0 and below 1.0]"
+    assert made["field_ratio"].help == "The fraction removed. [default: 0.5; at least 0 and below 1]"
     assert made["field_multiple"].help == "[default: none]"
     assert made["field_per_layer"].help == "Whether every layer loses as much. [default: no]"
     assert field_docs(Shrink)["protect"] == "Layers left alone."

@@ -22,7 +22,7 @@ RECIPE = Recipe(
     steps=(
         Train(epochs=6, lr=3e-3, **FIXED),
         Channels(ratio=0.5),
-        Distill(epochs=4, **FIXED),
+        Distill(epochs=8, lr=3e-3, **FIXED),
         Static(calibration=64),
     ),
     constraints=Constraints(max_drop=5, max_size="0.5x"),
@@ -65,7 +65,7 @@ def test_the_folder_holds_everything(run: paretune.Result):
     assert json.loads((run.folder / "summary.json").read_text()) == run.summary
     assert (run.folder / "report.html").stat().st_size < 1_000_000
     assert (run.folder / "recipe.yaml").is_file()
-    assert len(list((run.folder / "checkpoints").glob("*.safetensors"))) == 3
+    assert len(list((run.folder / "checkpoints").glob("*.safetensors"))) == 4
     assert not list((run.folder / "checkpoints").glob("*/")), "epochs are dropped once their step is done"
 
 
@@ -122,15 +122,15 @@ def test_what_cannot_be_met_has_no_best_and_says_what_was_reached(digits, tmp_pa
 
 def test_optimize_walks_its_ladder_until_the_constraints_hold(trained_task: Task, tmp_path: Path):
     task = trained_task
-    result = paretune.optimize(task, max_drop=5, max_size="0.15x", budget="20s", out=tmp_path / "a", cache=False)
+    result = paretune.optimize(task, max_drop=5, max_size="0.28x", budget="20s", out=tmp_path / "a", cache=False)
     assert result.best is not None
-    assert result.best.row["bytes"] <= 0.15 * result.summary["candidates"][0]["bytes"]
+    assert result.best.row["bytes"] <= 0.28 * result.summary["candidates"][0]["bytes"]
     assert [c.name for c in result.candidates][:2] == ["baseline", "int8"]
     assert result.report(tmp_path / "report.html").stat().st_size > 1000
     with pytest.raises(InputError, match="holds a run already"):
-        paretune.optimize(task, max_drop=5, max_size="0.15x", budget="20s", out=tmp_path / "a")
+        paretune.optimize(task, max_drop=5, max_size="0.28x", budget="20s", out=tmp_path / "a")
     again = paretune.optimize(
-        task, max_drop=5, max_size="0.15x", budget="20s", out=tmp_path / "a", resume=True, cache=False
+        task, max_drop=5, max_size="0.28x", budget="20s", out=tmp_path / "a", resume=True, cache=False
     )
     assert again.summary["best"] == result.summary["best"]
 
@@ -148,3 +148,36 @@ def test_optimize_ends_with_int8_where_no_channel_can_go(digits, tmp_path: Path)
     )
     assert [c.name for c in result.candidates] == ["baseline", "int8"]
     assert any("no channels can be removed" in text for text in said)
+
+
+def test_optimize_trains_a_regression_with_its_own_loss(tmp_path: Path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 8, generator=generator)
+    y = torch.tanh(x[:, 0]) + 0.5 * x[:, 1]
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(net(x[:400])[:, 0], y[:400]).backward()
+        optimizer.step()
+    parts = {"train": (x[:400], y[:400]), "val": (x[400:500], y[400:500]), "test": (x[500:], y[500:])}
+    task = Task(name="regression", model=net, loss="mse", metric="rmse", **parts)
+    result = paretune.optimize(task, max_drop=200, budget="10s", out=tmp_path / "a", cache=False)
+    assert result.best is not None
+    steps = [next(iter(step)) for step in result.candidates[-1].row["recipe"]["steps"]]
+    assert steps == ["prune.channels", "train", "quantize.static"]
+    assert result.best.row["decision"]["unit"] == "percent"
+
+
+def test_steps_done_again_keep_names_of_their_own(trained_task: Task, tmp_path: Path):
+    recipe = Recipe(
+        steps=(
+            Channels(ratio=0.2), Train(epochs=1, **FIXED), Channels(ratio=0.2), Train(epochs=1, **FIXED),
+        )
+    )  # fmt: skip
+    result = paretune.run(recipe, trained_task, out=tmp_path / "a", cache=False)
+    names = [candidate.name for candidate in result.candidates]
+    assert names == ["baseline", "pruned", "trained", "pruned-2", "trained-2"]
+    assert len({candidate.artifact for candidate in result.candidates}) == 5
+    assert result.candidates[3].row["params"] < result.candidates[1].row["params"]
