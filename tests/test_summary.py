@@ -77,6 +77,10 @@ def test_cannot_tell_holds_where_the_drop_seen_is_within_and_noise_holds_no_late
     assert violations(unsure, BASE, Constraints(max_drop=1)) == []
     noisy = row("a", 0.9, 0.3, 10, speed="too noisy")
     assert "too noisy" in violations(noisy, BASE, Constraints(max_latency="0.5x"))[0]
+    noisy["latency"]["ratio_high"] = 0.45
+    assert violations(noisy, BASE, Constraints(max_latency="0.5x")) == []
+    assert "too noisy" in violations(noisy, BASE, Constraints(max_latency="0.4x"))[0]
+    assert "too noisy" in violations(noisy, BASE, Constraints(max_latency="9ms"))[0]
 
 
 def test_the_front_leaves_out_what_another_beats_in_everything():

@@ -134,7 +134,8 @@ def _too_slow(row: Row, bound: str | float | None) -> str | None:
     limit, relative = amount(bound, LATENCY_UNITS, "max_latency")
     seen = row["latency"]["ratio"] if relative else row["latency"]["median_ms"]
     unit = "x" if relative else " ms"
-    if row["latency"]["verdict"] == "too noisy":
+    sure = relative and row["latency"].get("ratio_high", float("inf")) <= limit  # noise and all, within the bound
+    if row["latency"]["verdict"] == "too noisy" and not sure:
         return f"latency about {seen:.3g}{unit}, but too noisy to say"
     return f"latency {seen:.3g}{unit}, at most {limit:g}{unit}" if seen > limit else None
 
