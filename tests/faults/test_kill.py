@@ -90,7 +90,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(work: Path):
     while kills < KILLS:
         process = start(folder, work, resume=(folder / "recipe.yaml").is_file())
         try:
-            process.wait(timeout=draw.uniform(0.05, 0.9) * whole)
+            process.wait(timeout=draw.uniform(0.03, 0.5) * whole)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
