@@ -58,25 +58,24 @@ def quantized_only(frame: Recipe) -> Recipe:
 def climb(flow: Flow, baseline: Stage, first: Recipe, settings: Settings) -> tuple[list[Stage], list[summary.Row]]:
     """Return the stages and rows that were measured, the baseline first."""
     began = time.monotonic()
-    stages, rows = [baseline], measure(flow, [baseline])
+    stages, rows = [baseline], list[summary.Row]()
     try:
         for stage in _rungs(flow, baseline, first, settings, rows, began):
-            row = _measured(flow, baseline, stage)
-            if row is not None:
+            if pair := _measured(flow, baseline, stage):
                 stages.append(stage)
-                rows.append(row)
+                rows += pair if not rows else pair[1:]
     except (InfeasibleError, SurgeryError) as error:
         flow.folder.emit("warning", {"text": f"no channels can be removed, so INT8 is all there is: {error}"})
-    return stages, rows
+    return stages, rows or measure(flow, [baseline])
 
 
-def _measured(flow: Flow, baseline: Stage, stage: Stage) -> summary.Row | None:
-    """Return the row of a stage, or None, with a warning, where its file is wrong: the others still count."""
+def _measured(flow: Flow, baseline: Stage, stage: Stage) -> list[summary.Row]:
+    """Return the rows of baseline and stage; none, and a warning, where a file is wrong: the others count."""
     try:
-        return measure(flow, [baseline, stage])[1]
+        return measure(flow, [baseline, stage])
     except VerificationError as error:
         flow.folder.emit("warning", {"text": f"'{stage.name}' is left out: {error}"})
-        return None
+        return []
 
 
 def _rungs(
@@ -133,7 +132,7 @@ def _asks_for_speed(constraints: Constraints) -> bool:
 
 
 def _probe(flow: Flow, baseline: Stage, ratio: float) -> dict[str, Any]:
-    """Return {ratio, median_ms, latency, bytes, size} of the untrained shape, measured or as recorded."""
+    """Return {ratio, bytes, size} of the untrained shape, and {median_ms, latency} where latency is bounded."""
     from paretune.measure import latency
 
     for event in flow.folder.recorded("probe"):
@@ -141,15 +140,12 @@ def _probe(flow: Flow, baseline: Stage, ratio: float) -> dict[str, Any]:
             return event
     steps = (_channels(ratio, recalibrate=0), *_quantize(calibration=16))
     stage = next(flow.walk(baseline, steps, only_last=True, name=f"probe-{ratio:.3f}"))
-    timing = latency([baseline.artifact, stage.artifact], flow.recipe.target, inputs=flow.task.inputs())[1]
     size = stage.artifact.stat().st_size
-    event = {
-        "ratio": ratio,
-        "median_ms": timing.median_ms,
-        "latency": timing.ratio,
-        "bytes": size,
-        "size": size / baseline.artifact.stat().st_size,
-    }
+    event = {"ratio": ratio, "bytes": size, "size": size / baseline.artifact.stat().st_size}
+    if flow.recipe.constraints.max_latency is not None:
+        files = [baseline.artifact, stage.artifact]
+        timing = latency(files, flow.recipe.target, seconds=1.0, inputs=flow.task.inputs())[1]
+        event |= {"median_ms": timing.median_ms, "latency": timing.ratio}
     flow.folder.record("probe", event)
     for path in (stage.artifact, stage.float_artifact):
         path.unlink(missing_ok=True)
@@ -172,14 +168,18 @@ def _fits(probe: dict[str, Any], constraints: Constraints) -> bool:
 def _plan(
     flow: Flow, baseline: Stage, ratio: float, rung: int, settings: Settings, spent: float
 ) -> dict[str, Any]:
-    """Return {rung, ratio, epochs}: as many epochs as this rung's share of the budget pays for, at most 60."""
+    """Return {rung, ratio, epochs}: as many epochs as this rung's share of the budget pays for, at most 60.
+
+    The first rung gets one epoch whatever is left, since a cut that is not trained tells nothing.
+    """
     for event in flow.folder.recorded("plan"):
         if event["rung"] == rung:
             return event
     left = 0.85 * (settings.seconds - spent)  # the rest is for export, verification and timing
     share = left if _asks_for_speed(settings.constraints) else left / (settings.rungs - rung)
     epoch = flow.seconds_per_epoch(baseline)
-    event = {"rung": rung, "ratio": ratio, "epochs": min(60, int(share / epoch)), "seconds_per_epoch": epoch}
+    epochs = min(60, max(int(share / epoch), 0 if rung else 1))
+    event = {"rung": rung, "ratio": ratio, "epochs": epochs, "seconds_per_epoch": epoch}
     flow.folder.record("plan", event)
     return event
 
