@@ -52,15 +52,24 @@ def _section(result: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in _flat(result["detail"]))])
 
 
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Return the leaves of nested details as (dotted name, text); a list of plain values is one leaf."""
-    if isinstance(value, dict):
-        return [leaf for key, item in value.items() for leaf in _flat(item, f"{prefix}.{key}" if prefix else key)]
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        named = [(item.get("name", i) if isinstance(item, dict) else i, item) for i, item in enumerate(value)]
-        return [leaf for name, item in named for leaf in _flat(item, f"{prefix}.{name}")]
+def _flat(detail: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the plain values of the details and of one level down, as (dotted name, text); the file has all."""
+    leaves = []
+    for key, value in detail.items():
+        items = (
+            {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+        )
+        leaves += [(name, _text(item)) for name, item in items.items() if not _nested(item)]
+    return leaves
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))
+
+
+def _text(value: Any) -> str:
     text = ", ".join(map(_number, value)) if isinstance(value, list) else _number(value)
-    return [(prefix, text.replace("|", "\\|").replace("\n", " "))]
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _number(value: Any) -> str:
