@@ -94,12 +94,22 @@ def test_the_shortfall_names_the_closest():
     assert "lost" in text
 
 
-def test_the_shortfall_of_a_choice_that_the_test_data_refuted_says_so():
-    refuted = FAST | {"test": {"decision": {"verdict": "not within", "drop": 3.0, "unit": "points"}}}
+@pytest.mark.parametrize("verdict", ["not within", "cannot tell"])
+def test_the_shortfall_of_a_choice_that_the_test_data_refuted_says_so(verdict: str):
+    refuted = FAST | {"test": {"decision": {"verdict": verdict, "drop": 3.0, "unit": "points"}}}
     quicker = row("quicker", 0.7, 0.1, 10)
     text = shortfall([BASE, quicker, refuted], Constraints(max_drop=2))
-    assert text.endswith("'fast': held on validation data, but not on test data: 3.00 points lost there")
+    assert text.endswith(
+        f"'fast': held on validation data, but not on test data: 3.00 points lost, at most 2 ({verdict})"
+    )
     assert shortfall([BASE, row("same", 0.9, 1.0, 1000)], Constraints()).endswith("smaller than the baseline")
+
+
+def test_the_shortfall_names_every_bound_that_the_test_data_broke():
+    seen = {"behaviour": {"flips": 3.0, "worst_class": None, "calibration_error": None}}
+    flipped = FAST | {"behaviour": {"flips": 0.5, "worst_class": None}, "test": seen}
+    text = shortfall([BASE, flipped], Constraints(max_flips=1))
+    assert text.endswith("held on validation data, but not on test data: flips 3.00%, at most 1%")
 
 
 @pytest.mark.parametrize(("text", "value"), [("20min", 1200), ("90s", 90), ("1.5h", 5400), (30, 30), ("2 m", 120)])

@@ -78,17 +78,15 @@ def shortfall(rows: Sequence[Row], constraints: Constraints) -> str:
             row["latency"]["ratio"],
         ),
     )
-    lacks = violations(closest, rows[0], constraints) or [_unconfirmed(closest) or NO_WIN]
+    lacks = violations(closest, rows[0], constraints) or [_unconfirmed(closest, rows[0], constraints) or NO_WIN]
     reached = f"the best that was reached is '{closest['name']}'"
     return f"no candidate holds the constraints; {reached}: {'; '.join(lacks)}"
 
 
-def _unconfirmed(row: Row) -> str | None:
+def _unconfirmed(row: Row, baseline: Row, constraints: Constraints) -> str | None:
     """Return what the test data said against a candidate that held on validation data."""
-    decision = (row.get("test") or {}).get("decision")
-    if decision is None or decision["verdict"] != "not within":
-        return None
-    return f"held on validation data, but not on test data: {decision['drop']:.2f} {decision['unit']} lost there"
+    broken = violations(row | (row.get("test") or {}), baseline, constraints)
+    return f"held on validation data, but not on test data: {'; '.join(broken)}" if broken else None
 
 
 def seconds(budget: str | float) -> float:
