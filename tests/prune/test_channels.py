@@ -202,3 +202,24 @@ def test_a_mistake_of_ours_is_not_blamed_on_the_models_forward(monkeypatch):
     monkeypatch.setattr("paretune.prune._probe.call", broken)
     with pytest.raises(NameError, match="steps"):
         prune.analyze(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4))
+
+
+class Branches(nn.Module):
+    """A 1x1 and a 3x3 convolution side by side, concatenated before a depthwise one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.small, self.wide = nn.Conv2d(16, 32, 1), nn.Conv2d(16, 32, 3, padding=1)
+        self.depthwise = nn.Conv2d(64, 64, 3, padding=1, groups=64)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = torch.cat([self.small(x), self.wide(x)], dim=1)
+        return self.head(self.depthwise(x).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("combine", ["mean", "first"])
+def test_branches_of_a_concatenation_are_compared_whatever_their_fan_in(oracle, combine):
+    model = oracle(Branches(), torch.randn(1, 16, 8, 8, dtype=torch.float64), ratio=0.5, combine=combine).model
+    assert 8 <= model.small.out_channels <= 24

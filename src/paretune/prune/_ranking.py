@@ -65,20 +65,26 @@ def _unit_scores(
     combine: str,
     cache: dict[tuple[str, int], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    """Return the combined score of every unit of a group, in the shape of its blocks."""
+    """Return the combined score of every unit of a group, in the shape of its blocks.
+
+    Where tensors make only a part of the units each, as the branches of a concatenation do, their scores are
+    divided by their mean first: else the branch of smaller fan-in would go as a whole.
+    """
     units = group.blocks.ravel()
     order = np.argsort(units)
     total, count, most = (np.zeros(len(units)) for _ in range(3))
     most -= np.inf
+    parts = []
     for made in group.makes:
         if (made.tensor, made.axis) not in cache:
             tensor = model.get_parameter(made.tensor).detach()
             cache[made.tensor, made.axis] = score(tensor.movedim(made.axis, 0)).double().cpu().numpy()
-        values = cache[made.tensor, made.axis]
-        for column in state.units.factors(made.units).T:
-            place = np.searchsorted(units, column, sorter=order).clip(max=len(units) - 1)
-            hit = units[order[place]] == column
-            index, value = order[place[hit]], values[hit]
+        parts.append((cache[made.tensor, made.axis], _places(state, made.units, units, order)))
+    if any(len(np.unique(np.concatenate([index for _, index in found]))) < len(units) for _, found in parts):
+        parts = [(values / max(float(values.mean()), 1e-30), found) for values, found in parts]
+    for values, found in parts:
+        for hit, index in found:
+            value = values[hit]
             if combine == "first":
                 new = count[index] == 0
                 index, value = index[new], value[new]
@@ -87,6 +93,18 @@ def _unit_scores(
             np.maximum.at(most, index, value)
     out = {"sum": total, "max": most}.get(combine, total / np.maximum(count, 1))
     return out.reshape(group.blocks.shape)
+
+
+def _places(
+    state: Couplings, made: Axis, units: NDArray[np.int64], order: NDArray[np.intp]
+) -> list[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
+    """Return, for each factor of an axis, which of its slices are units of the group, and where in it they are."""
+    found = []
+    for column in state.units.factors(made).T:
+        place = np.searchsorted(units, column, sorter=order).clip(max=len(units) - 1)
+        hit = units[order[place]] == column
+        found.append((hit, order[place[hit]]))
+    return found
 
 
 def _order(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.float64]]) -> list[Ranked]:
