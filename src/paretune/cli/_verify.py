@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,9 +42,13 @@ def _text(found: Sequence[Verification]) -> str:
 
 def _one(each: Verification) -> list[str]:
     batches = ", ".join(f"batch {check.batch}: {check.error:.2g}" for check in each.batches)
-    metric = (
-        f"{each.metric['name']} {each.metric['value']:.4g} on {each.metric['n']} samples" if each.metric else ""
-    )
+    metric = f"{each.metric['name']} {each.metric['value']:.4g} on {_samples(each.metric)}" if each.metric else ""
     facts = "; ".join(part for part in (f"error at {batches}" if batches else "", metric) if part)
     lines = [f"{'ok    ' if each.ok else 'FAILED'}  {each.artifact.name}" + (f"  ({facts})" if facts else "")]
     return lines + [f"        {reason}" for reason in each.reasons]
+
+
+def _samples(metric: Mapping[str, Any]) -> str:
+    """Say how many samples of which data: the chosen candidate was measured on test data, most others were not."""
+    split = {"val": "validation ", "test": "test "}.get(metric.get("split", ""), "")
+    return f"{metric['n']} {split}samples"

@@ -54,7 +54,8 @@ def _named(engine: Engine, inputs: Any) -> Feeds:
         found = named_feeds(names, inputs)
     missing = [name for name in names if name not in found]
     if missing:
-        raise InputError(f"the example input has no '{missing[0]}'; the file takes {', '.join(names)}")
+        given = f", and is given {', '.join(map(str, inputs))}" if isinstance(inputs, Mapping) else ""
+        raise InputError(f"the example input has no '{missing[0]}'; the file takes {', '.join(names)}{given}")
     return found
 
 
