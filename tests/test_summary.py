@@ -88,6 +88,19 @@ def test_the_front_leaves_out_what_another_beats_in_everything():
     assert [r["name"] for r in front([BASE, FAST, worse, BROKEN])] == ["baseline", "fast", "broken"]
 
 
+def test_noise_does_not_choose_between_models_of_one_speed_and_size():
+    cut, trained = row("cut", 0.89, 0.500, 1000), row("trained", 0.9, 0.501, 1002)
+    for each in (cut, trained):
+        each["latency"] |= {"ratio_low": 0.49, "ratio_high": 0.51}
+    small = row("small", 0.88, 0.505, 400)
+    small["latency"] |= {"ratio_low": 0.495, "ratio_high": 0.515}
+    base = BASE | {"bytes": 4000}
+    assert choose([base, cut, trained], Constraints(max_drop=5)) == "trained"
+    assert choose([base, cut, trained, small], Constraints(max_drop=5)) == "small"
+    small["latency"] |= {"ratio": 0.52, "ratio_low": 0.515}
+    assert choose([base, cut, trained, small], Constraints(max_drop=5)) == "trained"
+
+
 def test_the_shortfall_names_the_closest():
     text = shortfall([BASE, FAST, BROKEN], Constraints(max_drop=0.1, max_latency="0.5x"))
     assert "'broken'" in text or "'fast'" in text

@@ -14,6 +14,8 @@ from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Constraints, amount
 
 SCHEMA = 1
 Row = dict[str, Any]
+AS_SMALL = 1.01
+"""Files whose sizes differ by less are of one size: names and graph attributes alone make up as much."""
 NO_WIN = "neither faster nor smaller than the baseline"
 
 
@@ -49,6 +51,8 @@ def violations(row: Row, baseline: Row, constraints: Constraints) -> list[str]:
 def choose(rows: Sequence[Row], constraints: Constraints) -> str | None:
     """Return the name of the fastest candidate that holds every constraint, or None.
 
+    Of those whose latency cannot be told from the fastest's, the smallest; of those as small, the one with the
+    best metric: noise alone does not decide between models of one shape.
     Not the baseline, unless it stands alone; a candidate that is neither faster nor smaller than the baseline is
     no win and is not chosen.
     """
@@ -57,7 +61,11 @@ def choose(rows: Sequence[Row], constraints: Constraints) -> str | None:
     if not held:
         alone = len(rows) == 1 and not violations(baseline, baseline, constraints)
         return baseline["name"] if alone else None
-    return min(held, key=lambda row: (row["latency"]["ratio"], row["bytes"]))["name"]  # type: ignore[no-any-return]
+    fastest = min((row["latency"] for row in held), key=lambda latency: latency["ratio"])
+    bound = fastest.get("ratio_high", fastest["ratio"])
+    held = [row for row in held if row["latency"].get("ratio_low", row["latency"]["ratio"]) <= bound]
+    smallest = min(row["bytes"] for row in held)
+    return str(max((row for row in held if row["bytes"] <= AS_SMALL * smallest), key=_goodness)["name"])
 
 
 def front(rows: Sequence[Row]) -> list[Row]:
