@@ -220,7 +220,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def parse_recipe(content: Any, *, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
     """Return the recipe that plain values describe; every mistake is in one RecipeError."""
     if not isinstance(content, dict):
-        raise RecipeError(f"{source}: a recipe is a mapping with task and steps, not a {type(content).__name__}")
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise RecipeError(f"{source}: a recipe is a mapping with task and steps, and this is {found}")
     mistakes: list[str] = []
     known = ("task", "target", "steps", "constraints", "seed", "device")
     mistakes += [
