@@ -89,7 +89,7 @@ def _rungs(
     if flow.task.train is None:
         flow.folder.emit("warning", {"text": "without training data nothing is pruned: a cut must be trained"})
         return
-    ratio = _least_ratio(flow, baseline, constraints)
+    ratio, int8 = _least_ratio(flow, baseline, constraints)
     low, high = 0.0, MOST
     for rung in range(settings.rungs if ratio is not None else 0):
         assert ratio is not None
@@ -97,7 +97,7 @@ def _rungs(
         if plan["epochs"] < 1:
             flow.folder.emit("note", {"text": "the budget is spent: no further model is trained"})
             return
-        steps = (_channels(ratio), _recover(flow, plan["epochs"]), *_quantize())
+        steps = (_channels(ratio), _recover(flow, plan["epochs"]), *(_quantize() if int8 else ()))
         yield next(flow.walk(baseline, steps, only_last=True, name=f"pruned-{ratio:.3f}"))
         if _asks_for_speed(constraints):
             return  # the least ratio that is fast enough: a larger one loses more, a smaller one is too slow
@@ -110,38 +110,45 @@ def _held(rows: list[summary.Row], constraints: Constraints) -> bool:
     return len(rows) > 1 and not summary.violations(rows[-1], rows[0], constraints)
 
 
-def _least_ratio(flow: Flow, baseline: Stage, constraints: Constraints) -> float | None:
-    """Return the least ratio whose shape is fast and small enough, None where none is; 0.5 if nothing is asked."""
+def _least_ratio(flow: Flow, baseline: Stage, constraints: Constraints) -> tuple[float | None, bool]:
+    """Return (the least ratio whose shape is fast and small enough, whether in INT8); None where none is.
+
+    Where no INT8 shape is, float ones are tried: in a tiny model the conversions can cost more than INT8 saves.
+    With nothing asked of speed and size the ratio is 0.5.
+    """
     if not _asks_for_speed(constraints):
-        return 0.5
-    if not _fits(_probe(flow, baseline, MOST), constraints):
-        flow.folder.emit(
-            "warning",
-            {"text": f"even with {MOST:.0%} of the channels removed the model is not fast and small enough"},
-        )
-        return None
-    low, high = 0.0, MOST
-    while high - low > PRECISION:
-        middle = round((low + high) / 2, 3)
-        low, high = (low, middle) if _fits(_probe(flow, baseline, middle), constraints) else (middle, high)
-    return high
+        return 0.5, True
+    for int8 in (True, False):
+        if not _fits(_probe(flow, baseline, MOST, int8), constraints):
+            continue
+        low, high = 0.0, MOST
+        while high - low > PRECISION:
+            middle = round((low + high) / 2, 3)
+            fits = _fits(_probe(flow, baseline, middle, int8), constraints)
+            low, high = (low, middle) if fits else (middle, high)
+        return high, int8
+    text = (
+        f"even with {MOST:.0%} of the channels removed, in INT8 or float, the model is not fast and small enough"
+    )
+    flow.folder.emit("warning", {"text": text})
+    return None, True
 
 
 def _asks_for_speed(constraints: Constraints) -> bool:
     return constraints.max_latency is not None or constraints.max_size is not None
 
 
-def _probe(flow: Flow, baseline: Stage, ratio: float) -> dict[str, Any]:
-    """Return {ratio, bytes, size} of the untrained shape, and {median_ms, latency} where latency is bounded."""
+def _probe(flow: Flow, baseline: Stage, ratio: float, int8: bool) -> dict[str, Any]:
+    """Return {ratio, int8, bytes, size} of an untrained shape, and {median_ms, latency} where that is bounded."""
     from paretune.measure import latency
 
     for event in flow.folder.recorded("probe"):
-        if event["ratio"] == ratio:
+        if (event["ratio"], event["int8"]) == (ratio, int8):
             return event
-    steps = (_channels(ratio, recalibrate=0), *_quantize(calibration=16))
+    steps = (_channels(ratio, recalibrate=0), *(_quantize(calibration=16) if int8 else ()))
     stage = next(flow.walk(baseline, steps, only_last=True, name=f"probe-{ratio:.3f}"))
     size = stage.artifact.stat().st_size
-    event = {"ratio": ratio, "bytes": size, "size": size / baseline.artifact.stat().st_size}
+    event = {"ratio": ratio, "int8": int8, "bytes": size, "size": size / baseline.artifact.stat().st_size}
     if flow.recipe.constraints.max_latency is not None:
         files = [baseline.artifact, stage.artifact]
         timing = latency(files, flow.recipe.target, seconds=1.0, inputs=flow.task.inputs())[1]
