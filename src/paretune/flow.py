@@ -7,6 +7,8 @@ constraints hold. Both leave a run folder that a killed run goes on from.
 from __future__ import annotations
 
 import dataclasses
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,11 +41,15 @@ def run(
     The baseline is the task's model, or the trained one where the recipe begins with `train`. Candidates are
     compared on validation data; the best that holds the constraints is confirmed once on the test data.
     out: the run folder, created, or with `resume` gone on with. cache: share finished steps with other runs.
+    emit: (kind, fields) of what happens; without one, progress is shown on stderr.
     """
     if task is None:
         task = _task_of(recipe)
         recipe = dataclasses.replace(recipe, task=task.origin)  # found again from any working directory
-    with open_run(out, {"recipe.yaml": recipe.to_yaml()}, resume=resume, listen=emit) as folder:
+    with (
+        _shown(emit) as listen,
+        open_run(out, {"recipe.yaml": recipe.to_yaml()}, resume=resume, listen=listen) as folder,
+    ):
         flow = _begin(recipe, task, folder, cache)
         baseline = flow.baseline()
         stages = [baseline, *flow.walk(baseline, recipe.steps[len(baseline.steps) :])]
@@ -94,9 +100,8 @@ def optimize(
             device=device,
         )
     )
-    with open_run(
-        out, {"recipe.yaml": first.to_yaml(), "optimize.json": settings.to_json()}, resume=resume, listen=emit
-    ) as folder:
+    kept = {"recipe.yaml": first.to_yaml(), "optimize.json": settings.to_json()}
+    with _shown(emit) as listen, open_run(out, kept, resume=resume, listen=listen) as folder:
         flow = _begin(first, task, folder, cache)
         baseline = flow.baseline()
         stages, rows = ladder.climb(flow, baseline, first, settings)
@@ -124,6 +129,13 @@ def load(path: str | Path, task: Task) -> nn.Module:
     from paretune.checkpoint import load_model
 
     return load_model(path, task)
+
+
+def _shown(emit: Listener | None) -> AbstractContextManager[Listener]:
+    """Return the listener given, or one that shows progress on stderr while the run lasts."""
+    from paretune.report._progress import progress_for
+
+    return nullcontext(emit) if emit is not None else progress_for(sys.stderr, quiet=False)
 
 
 def _begin(recipe: Recipe, task: Task, folder: RunFolder, cache: bool) -> Flow:

@@ -18,7 +18,7 @@ import click
 from paretune.errors import nearest
 
 if TYPE_CHECKING:
-    from paretune.cli._progress import Progress
+    from paretune.report._progress import Progress
 
 
 class Screen:
@@ -45,7 +45,7 @@ class Screen:
 
     def progress(self) -> Progress:
         """Return the listener that shows a run's events on stderr: nothing under `--quiet`."""
-        from paretune.cli._progress import progress_for
+        from paretune.report._progress import progress_for
 
         return progress_for(sys.stderr, quiet=self.quiet)
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from paretune.cli._progress import Lines, Live, Seen, Silent, describe, duration, headline, progress_for, state
+from paretune.report._progress import Lines, Live, Seen, Silent, describe, duration, headline, progress_for, state
 
 
 class Clock:
