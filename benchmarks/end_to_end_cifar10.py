@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from _cifar10 import SHARED, make_task, normalised
+from _cifar10 import make_task, normalised
 from _common import RESULTS, Result, run, say
 from paretune import Constraints, Recipe, Target
 from paretune import run as run_recipe
 from paretune.data import Data
 from paretune.decision import decide
 from paretune.distill import Distill
-from paretune.export import evaluate_file
+from paretune.export import evaluate_file, export_onnx, save, strip
 from paretune.measure import latency
 from paretune.prune import Channels
 from paretune.quantize import Static
+from paretune.recipe import Context
 from paretune.result import Result as Run
-from paretune.zoo import cifar10
 
 WIDTHS = {"layer3.*.conv1": 32}
 EPOCHS = 25
@@ -61,17 +61,14 @@ def recipe(epochs: int) -> Recipe:
 
 def measure(quick: bool) -> Result:
     """Run the recipe (a folder that was begun is gone on with), confirm on the odd half, time beside INT8."""
-    task, only_int8 = make_task(), Recipe(steps=(Static(calibration=512),))
+    task = make_task(quick)
     folder = Path(tempfile.mkdtemp()) if quick else WORK
-    if quick:
-        task.train = tuple(part[:2560] for part in task.train)
-    else:
+    if not quick:
         torch.set_num_threads(2)
     result = _finish(recipe(1 if quick else EPOCHS), task, folder / "pruned")
-    alone = _finish(only_int8, task, folder / "int8")
-    files = [result.candidates[0].artifact, result.candidates[-1].artifact, alone.candidates[-1].artifact]
-    _, ours, int8 = latency(files, Target(threads=1, batch=1))
-    accuracy = _accuracies(files, task)
+    files = [result.candidates[0].artifact, result.candidates[-1].artifact, _int8_alone(task, folder)]
+    _, ours, int8 = latency(files, Target(threads=1, batch=1), seconds=1.0 if quick else 2.0)
+    accuracy = _accuracies(files, task, limit=500 if quick else None)
     size = files[1].stat().st_size / files[0].stat().st_size
     drop = accuracy["odd"]["decision"]["drop"]
     met = drop <= DROP and ours.ratio <= LATENCY and size <= SIZE and ours.verdict == "faster"
@@ -95,6 +92,12 @@ def measure(quick: bool) -> Result:
     )
 
 
+def _int8_alone(task: Any, folder: Path) -> Path:
+    """Write the peer: the network as it was given, in static INT8 and nothing else."""
+    graph = export_onnx(task.build().eval(), task.inputs()).graph
+    return save(strip(Static(calibration=512).apply_graph(graph, task, Context())), folder / "int8_alone.onnx")
+
+
 def _finish(steps: Recipe, task: Any, folder: Path) -> Run:
     """Run a recipe, or go on with it where an earlier start of this benchmark left it."""
     resume = (folder / "recipe.yaml").is_file()
@@ -108,15 +111,13 @@ def _show(kind: str, fields: dict[str, Any]) -> None:
         say(f"{kind} {fields.get('text') or fields.get('step') or ''}")
 
 
-def _accuracies(files: list[Path], task: Any) -> dict[str, Any]:
+def _accuracies(files: list[Path], task: Any, limit: int | None) -> dict[str, Any]:
     """Return, on the odd half and on all 10,000, the accuracy of each file and the paired decision on the drop."""
-    images, labels = cifar10(SHARED / "cifar10", ("test",))["test"]
-    everything = Data(
-        (np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels.astype(np.int64)), split=normalised, name="all"
-    )
+    both = [np.concatenate(parts) for parts in zip(task.val, task.test, strict=True)]
+    everything = Data(tuple(both), split=normalised, name="all")
     found: dict[str, Any] = {}
     for name, data in (("odd", task.data("test")), ("all", everything)):
-        base, ours, int8 = (evaluate_file(file, data, task.resolved_metric()) for file in files)
+        base, ours, int8 = (evaluate_file(file, data, task.resolved_metric(), limit=limit) for file in files)
         found[name] = {
             "baseline": base.to_json(),
             "ours": ours.to_json(),
