@@ -78,10 +78,11 @@ def test_a_missed_goal_stands_on_the_page_as_missed(monkeypatch):
         "benchmark": "b", "value": 0.5, "unit": "x", "goal": "at most 0.3x", "met": False,
         "peer": {"name": "INT8 alone", "value": 0.48}, "seeds": [0, 1], "seconds": 3.0,
         "cpu": {"name": "CPU", "architecture": "x86_64", "cores": 2, "flags_hash": "abc"},
-        "detail": {"rows": [{"name": "a", "ratio": 0.25}], "widths": [1, 2]},
+        "detail": {"rows": [{"name": "a", "ratio": 0.25}], "latency": {"ratio": 0.25, "more": {}}, "widths": [1, 2]},
     }  # fmt: skip
     jsonschema.validate(line, LINE)
     text = _readme.page([line])
     assert "| [b](b.py) | 0.5 x | at most 0.3x | **no** | INT8 alone: 0.48 | 0, 1 |" in text
-    assert "| rows.a.ratio | 0.25 |" in text
+    assert "| latency.ratio | 0.25 |" in text
+    assert "rows" not in text.split("## b")[1]  # what is nested deeper is in the file
     assert "| widths | 1, 2 |" in text
