@@ -141,6 +141,7 @@ def _anchors(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.
 
 
 def removed_units(ranked: list[Ranked], counts: list[int]) -> Axis:
+    """Return the units of the first `counts[i]` bundles of each ranked group."""
     gone = [r.bundles[:count].ravel() for r, count in zip(ranked, counts, strict=True)]
     return np.concatenate(gone) if gone else np.empty(0, np.int64)
 
