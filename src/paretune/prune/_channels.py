@@ -3,7 +3,8 @@
 Groups come from the captured graph (`_couplings`), scores from `prune.scores`, the choice from `_selection`, the
 cut from `_surgery`. The result is a plain module of the user's own class with smaller layers; what was done is in
 its `Cuts`. The cut model is compared with the uncut one in which the same channels are masked before it is
-handed over: a model that computes anything else is never delivered.
+handed over, and refused where it computes anything else. Under layer and group norm, whose statistics change with
+the cut, only that it runs and the shape of its output are checked.
 
 Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, arXiv:1608.08710; groups: Fang et al.,
 "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.12900.
