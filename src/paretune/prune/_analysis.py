@@ -19,6 +19,7 @@ from torch import fx, nn
 from paretune.errors import InfeasibleError
 from paretune.prune._capture import Capture, capture
 from paretune.prune._couplings import Couplings, couple
+from paretune.prune._graph import runnable
 from paretune.prune._groups import Group, build_groups, layer_name, settle
 from paretune.prune._probe import probe
 from paretune.prune._ranking import smallest
@@ -65,6 +66,11 @@ class Analysis:
     def unprunable(self) -> tuple[tuple[str, str, str], ...]:
         """(name, reason, remedy) of every layer that makes channels of which none can be removed."""
         return tuple((la.name, la.reason, la.remedy) for la in self.layers if la.makes and not la.prunable)
+
+    @cached_property
+    def graph(self) -> fx.GraphModule:
+        """The captured graph over the model's own parameters, called as the model is, at any batch it accepts."""
+        return runnable(self.model, self.captured)
 
     @cached_property
     def everything(self) -> Keep:

@@ -38,6 +38,8 @@ class Capture:
     """The inputs as captured, on the model's device."""
     repeat: int
     """How often the batch of the given example was repeated (1 or 2)."""
+    batch: int | None = None
+    """Samples in the captured example; None where its first tensor has no axis."""
     training: torch.export.ExportedProgram | None = None
     """The model captured in train mode, where parameters are used that eval mode leaves out (auxiliary heads)."""
 
@@ -64,11 +66,11 @@ def _capture(model: nn.Module, example: Any) -> Capture:
     doubled = _repeat_batch(example)
     if doubled is not None:
         try:
-            return Capture(_export(model, doubled), doubled, 2)
+            return Capture(_export(model, doubled), doubled, 2, 2)
         except Exception:  # a model with a fixed batch: capture it at that batch, which says more if it fails
             pass
     try:
-        return Capture(_export(model, example), example, 1)
+        return Capture(_export(model, example), example, 1, _batch_of(example))
     except Exception as error:
         raise SurgeryError(
             f"torch.export cannot capture this model: {type(error).__name__}: {_first_line(error)}"
@@ -161,6 +163,27 @@ def _repeat_batch(example: Any) -> Any:
     return map_tensors(lambda t: torch.cat([t, t]) if t.dim() and t.shape[0] == 1 else t, example)
 
 
+def _batch_of(example: Any) -> int | None:
+    tensors = tensors_of(example)
+    return int(tensors[0].shape[0]) if tensors and tensors[0].dim() else None
+
+
+def another_batch(model: nn.Module, captured: Capture) -> tuple[torch.export.ExportedProgram, int] | None:
+    """Capture the model once more, with one sample more in the batch; None where it accepts no other batch."""
+    batch = captured.batch
+    if batch is None:
+        return None
+
+    def longer(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor, tensor[:1]]) if tensor.dim() and tensor.shape[0] == batch else tensor
+
+    with evaluating(model):
+        try:
+            return _export(model, map_tensors(longer, captured.example)), batch + 1
+        except Exception:  # a batch that is fixed in the model's code
+            return None
+
+
 def _export(model: nn.Module, example: Any) -> torch.export.ExportedProgram:
     keywords = dict(example) if isinstance(example, Mapping) else {}
     inputs = () if keywords else tuple(example) if isinstance(example, list | tuple) else (example,)
@@ -170,9 +193,41 @@ def _export(model: nn.Module, example: Any) -> torch.export.ExportedProgram:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(model, inputs, keywords, strict=False)
+            program = torch.export.export(model, inputs, keywords, strict=False)
     finally:
         logger.setLevel(level)
+    _inline_regions(program.graph_module)
+    return program
+
+
+def _inline_regions(module: fx.GraphModule) -> None:
+    """Put the nodes of `with torch.autocast(...)` and `torch.set_grad_enabled(...)` regions into the graph itself.
+
+    Neither changes what is computed here: autocast regions in models switch it off, and it is off.
+    """
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target not in _REGIONS:
+            continue
+        place = next(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
+        region, inputs = node.args[place], node.args[place + 1 :]
+        inner = getattr(module, region.target)  # type: ignore[union-attr, arg-type]
+        _inline_regions(inner)
+        with graph.inserting_before(node):
+            known = dict(zip([n for n in inner.graph.nodes if n.op == "placeholder"], inputs, strict=True))
+            outputs = graph.graph_copy(inner.graph, known)
+        for user in list(node.users):
+            user.replace_all_uses_with(outputs[user.args[1]])  # type: ignore[index, arg-type]
+            graph.erase_node(user)
+        graph.erase_node(node)
+        if not region.users:  # type: ignore[union-attr]
+            graph.erase_node(region)  # type: ignore[arg-type]
+
+
+_REGIONS = (
+    torch.ops.higher_order.wrap_with_autocast,
+    torch.ops.higher_order.wrap_with_set_grad_enabled,
+)
 
 
 def _first_line(error: BaseException) -> str:
