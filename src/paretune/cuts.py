@@ -40,6 +40,18 @@ class Attribute:
 
 
 @dataclass(frozen=True)
+class Removed:
+    """A module that went as a whole: one without weights stands in its place, and hands its arguments on."""
+
+    module: str
+    """Its dotted name in the model."""
+    items: tuple[str | None, ...] = ()
+    """What it returned, item by item: the argument of its forward that is handed on, or None. Empty: the first."""
+    structure: str = ""
+    """What the items stand in (a tuple, a model output), as torch.utils._pytree writes it; empty: a bare item."""
+
+
+@dataclass(frozen=True)
 class Cuts:
     """Everything that was done, in an order that can be done again."""
 
@@ -49,9 +61,11 @@ class Cuts:
     attributes: tuple[Attribute, ...] = ()
     folded: tuple[str, ...] = ()
     """Modules whose parametrization (weight norm) was folded before the cut."""
-    removed: tuple[str, ...] = ()
-    """Modules that were replaced by nn.Identity."""
+    removed: tuple[Removed, ...] = ()
+    """Modules that went as a whole (residual blocks)."""
     form: Literal["module", "graph"] = "module"
+    graph: tuple[dict[str, Any], ...] = ()
+    """Form "graph": the nodes of the rewritten graph (`paretune.graphs`), run in place of the model's own forward."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain JSON values."""
@@ -64,8 +78,11 @@ class Cuts:
                 {"module": a.module, "attribute": a.attribute, "old": a.old, "new": a.new} for a in self.attributes
             ],
             "folded": list(self.folded),
-            "removed": list(self.removed),
+            "removed": [
+                {"module": r.module, "items": list(r.items), "structure": r.structure} for r in self.removed
+            ],
             "form": self.form,
+            "graph": list(self.graph),
         }
 
     @classmethod
@@ -76,28 +93,33 @@ class Cuts:
             cuts=tuple(Cut(c["tensor"], c["axis"], tuple(c["keep"]), c.get("blocks", 1)) for c in content["cuts"]),
             attributes=tuple(Attribute(**attribute) for attribute in content["attributes"]),
             folded=tuple(content["folded"]),
-            removed=tuple(content["removed"]),
+            removed=tuple(Removed(r["module"], tuple(r["items"]), r["structure"]) for r in content["removed"]),
             form=content["form"],
+            graph=tuple(content.get("graph", ())),
         )
 
 
 def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
-    """Apply a manifest to a fresh model, in place, and return it.
+    """Apply a manifest to a fresh model, in place, and return it; in form "graph", return what runs in its place.
 
     A model of another architecture is refused before anything is changed: the error names the first tensor
     that is missing or has another shape.
     """
-    from torch import nn
     from torch.nn.utils import parametrize
+
+    from paretune._skip import Skip
+    from paretune.graphs import from_json
 
     for name in cuts.folded:
         module = model.get_submodule(name)
         for tensor in list(getattr(module, "parametrizations", {})):
             parametrize.remove_parametrizations(module, tensor)
+    _check_removed(model, cuts)
     _check_shapes(model, cuts)
-    for name in cuts.removed:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, nn.Identity())
+    for gone in cuts.removed:
+        parent, _, child = gone.module.rpartition(".")
+        skip = Skip(model.get_submodule(gone.module), gone.items, gone.structure)
+        setattr(model.get_submodule(parent), child, skip)
     homes = _homes(model)
     for cut in cuts.cuts:
         owner, _, name = cut.tensor.rpartition(".")
@@ -108,7 +130,7 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
             setattr(module, key, new)
     for change in cuts.attributes:
         setattr(model.get_submodule(change.module), change.attribute, _value(change.new))
-    return model
+    return from_json(model, list(cuts.graph)) if cuts.form == "graph" else model
 
 
 def _value(value: Any) -> Any:
@@ -134,6 +156,23 @@ def _cut(old: torch.Tensor, cut: Cut) -> torch.Tensor:
     parts = zip(old.detach().chunk(cut.blocks), index.chunk(cut.blocks), strict=True)
     new = torch.cat([part.index_select(cut.axis, places) for part, places in parts]).contiguous()
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _check_removed(model: nn.Module, cuts: Cuts) -> None:
+    from paretune._skip import Skip
+
+    modules = dict(model.named_modules())
+    for gone in cuts.removed:
+        if gone.module not in modules:
+            raise SurgeryError(
+                f"this manifest of cuts is of another architecture: the model has no module '{gone.module}'."
+                f"{nearest(gone.module, modules)} Replay it on a fresh model of the class that was pruned."
+            )
+        if isinstance(modules[gone.module], Skip):
+            raise SurgeryError(
+                f"this manifest of cuts was applied already: '{gone.module}' is removed from this model. "
+                "Replay it on a fresh model of the class that was pruned."
+            )
 
 
 def _check_shapes(model: nn.Module, cuts: Cuts) -> None:

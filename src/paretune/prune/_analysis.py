@@ -19,9 +19,8 @@ from torch import fx, nn
 from paretune.errors import InfeasibleError
 from paretune.prune._capture import Capture, capture
 from paretune.prune._couplings import Couplings, couple
-from paretune.prune._graph import runnable
+from paretune.prune._graph import Numbers, numbers_per_sample, runnable
 from paretune.prune._groups import Group, build_groups, layer_name, settle
-from paretune.prune._probe import probe
 from paretune.prune._ranking import smallest
 from paretune.prune._rules import rule_of
 from paretune.prune._surgery import Keep, blocked, kept
@@ -70,7 +69,12 @@ class Analysis:
     @cached_property
     def graph(self) -> fx.GraphModule:
         """The captured graph over the model's own parameters, called as the model is, at any batch it accepts."""
-        return runnable(self.model, self.captured)
+        return runnable(self.model, self.captured, self.numbers)
+
+    @cached_property
+    def numbers(self) -> Numbers | None:
+        """The numbers in the graph that follow the batch; None where it runs at the captured batch only."""
+        return numbers_per_sample(self.model, self.captured)
 
     @cached_property
     def everything(self) -> Keep:
@@ -211,7 +215,7 @@ def analyze(model: nn.Module, example: Any) -> Analysis:
     captured = capture(model, example)
     state = couple(captured, rule_of)
     settle(state)
-    groups = probe(model, captured, state, build_groups(state))
+    groups = build_groups(state)
     return Analysis(model, captured, state, tuple(groups), tuple(_layers(model, captured, state, groups)))
 
 

@@ -187,17 +187,29 @@ def another_batch(model: nn.Module, captured: Capture) -> tuple[torch.export.Exp
 def _export(model: nn.Module, example: Any) -> torch.export.ExportedProgram:
     keywords = dict(example) if isinstance(example, Mapping) else {}
     inputs = () if keywords else tuple(example) if isinstance(example, list | tuple) else (example,)
-    logger = logging.getLogger("torch._subclasses.fake_tensor")  # prints tracebacks of what we report in one line
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    with quiet():
+        program = torch.export.export(model, inputs, keywords, strict=False)
+    _inline_regions(program.graph_module)
+    return program
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch from printing tracebacks of what is reported in one line here."""
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, inputs, keywords, strict=False)
+            yield
     finally:
-        logger.setLevel(level)
-    _inline_regions(program.graph_module)
-    return program
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+_LOUD = ("torch._subclasses.fake_tensor", "torch.export", "torch.fx.experimental.symbolic_shapes")
 
 
 def _inline_regions(module: fx.GraphModule) -> None:

@@ -12,20 +12,18 @@ Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, arXiv:16
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
 from torch import nn
 
-from paretune.cuts import Cuts, replay
-from paretune.errors import InputError, RecipeError, SurgeryError
+from paretune.cuts import Cuts
+from paretune.errors import InputError, RecipeError
 from paretune.methods import find
 from paretune.prune._analysis import Analysis, analyze
-from paretune.prune._probe import difference
+from paretune.prune._deliver import deliver
 from paretune.prune._selection import COMBINE, Selection, select, target_macs
-from paretune.prune._surgery import make_cuts
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
 
 if TYPE_CHECKING:
@@ -103,18 +101,10 @@ def predict(analysis: Analysis, selection: Selection) -> Prediction:
     return Prediction(analysis.table(keep), analysis.macs_of(keep), analysis.params_of(keep))
 
 
-def cut(analysis: Analysis, selection: Selection) -> Pruned:
+def cut(analysis: Analysis, selection: Selection, *, form: str = "auto") -> Pruned:
     """Cut a selection out of a copy of the analysed model, and check the copy against the masked model."""
-    model, state, keep = analysis.model, analysis.couplings, analysis.keep(selection.removed)
-    cuts = make_cuts(model, state, keep)
-    pruned = replay(copy.deepcopy(model), cuts)
-    problem = difference(model, analysis.captured.example, state, keep, pruned)
-    if problem is not None:
-        raise SurgeryError(
-            f"prune.channels: the model's own forward does not follow this cut: {problem}. Take sizes from the "
-            "tensor (x.shape[1], -1) where they are written in the code, or protect the layers concerned: "
-            f"protect={list(selection.widths)[:3]}"
-        )
+    keep = analysis.keep(selection.removed)
+    pruned, cuts, notes = deliver(analysis, keep, form)
     return Pruned(
         model=pruned,
         cuts=cuts,
@@ -122,7 +112,7 @@ def cut(analysis: Analysis, selection: Selection) -> Pruned:
         before={"macs": analysis.macs, "params": analysis.params},
         after={"macs": analysis.macs_of(keep), "params": analysis.params_of(keep)},
         widths=selection.widths,
-        notes=(*analysis.notes, *selection.notes),
+        notes=(*analysis.notes, *selection.notes, *notes),
     )
 
 

@@ -24,6 +24,7 @@ from torch import fx
 from torch.export.graph_signature import InputKind
 
 from paretune.prune._capture import Capture, user_line
+from paretune.prune._permutations import Permutation, permutation_chains
 from paretune.prune._units import Axis, Units
 
 Axes = list[Axis]
@@ -49,6 +50,19 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Masking:
+    """Where a node reads channels: with these positions of one argument masked, it computes what it does after a cut."""
+
+    node: fx.Node
+    argument: fx.Node
+    axis: int
+    units: NDArray[np.int64]
+    """(length,), or (blocks, length) where each block of axis 0 of the argument reads other units."""
+    statistic: bool = False
+    """False: masked positions count as zero. True: the node takes statistics over the axis, and leaves them out."""
+
+
+@dataclass(frozen=True)
 class Cost:
     """Multiply-accumulates of one node: `scale` times the kept lengths of all `axes`, for one sample."""
 
@@ -64,6 +78,8 @@ class Couplings:
     units: Units = field(default_factory=Units)
     tensors: dict[str, Axes] = field(default_factory=dict)
     """Units of every axis of every parameter and buffer, by its first name."""
+    constants: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+    """What placeholders that are a buffer or a constant hold."""
     values: dict[fx.Node, Value] = field(default_factory=dict)
     parameters: dict[fx.Node, str] = field(default_factory=dict)
     """Placeholders that are a parameter or buffer as it is."""
@@ -71,8 +87,11 @@ class Couplings:
     reads: list[Slice] = field(default_factory=list)
     balances: list[NDArray[np.int64]] = field(default_factory=list)
     """(blocks, n): every row must keep equally many units."""
-    unmaskable: list[Axis] = field(default_factory=list)
-    """Axes whose cut no zeroed weight can imitate: a norm's statistics, or what a computed weight reads."""
+    preferences: list[NDArray[np.int64]] = field(default_factory=list)
+    """The same, where only the user's own code needs it (chunk): given up where it would couple more."""
+    maskings: list[Masking] = field(default_factory=list)
+    permutations: dict[fx.Node, Permutation] = field(default_factory=dict)
+    """Last nodes of chains of views that only permute one axis."""
     costs: list[Cost] = field(default_factory=list)
     batch: int = 1
 
@@ -111,10 +130,23 @@ class Couplings:
 
     def read(self, node: fx.Node, weight: fx.Node, axis: int, units: NDArray[np.int64]) -> None:
         """Record that an axis of a weight reads channels."""
+        self.mask(node, weight, axis, units)
+        self.note_read(node, weight, axis, units)
+
+    def note_read(self, node: fx.Node, weight: fx.Node, axis: int, units: Axis | None = None) -> None:
+        """Record that an axis of a parameter reads channels, as `prune.scores` and repair look for."""
         if weight in self.parameters:
+            units = self.axes(weight)[axis] if units is None else units
             self.reads.append(Slice(self.parameters[weight], axis, units, node))
-        else:
-            self.unmaskable.append(units.ravel())
+
+    def mask(self, node: fx.Node, argument: fx.Node, axis: int, units: Axis, *, statistic: bool = False) -> None:
+        """Record that a node sums over an axis of an argument, or takes statistics over it."""
+        if (units >= 0).any():
+            self.maskings.append(Masking(node, argument, axis, units, statistic))
+
+    def open(self, size: int) -> Axis:
+        """Return an axis of a size that is a number in the graph: any of its positions may go."""
+        return self.units.new(size)
 
     def cost(self, node: fx.Node, *axes: Axis) -> None:
         """Record a node's multiply-accumulates: the product of these axes' lengths, divided by the batch."""
@@ -139,11 +171,17 @@ def couple(captured: Capture, rules: Callable[[Any], Rule | None]) -> Couplings:
 
 def _walk(state: Couplings, program: torch.export.ExportedProgram, rules: Callable[[Any], Rule | None]) -> None:
     _placeholders(state, program)
+    chains, inside = permutation_chains(program.graph)
+    state.permutations |= chains
     for node in program.graph.nodes:
-        if node.op == "call_function":
+        if node in inside:
+            state.values[node] = None
+        elif node in chains:
+            source, dim, positions = chains[node]
+            axes = state.values[source]
+            state.values[node] = [axis[positions] if i == dim else axis for i, axis in enumerate(axes)]
+        elif node.op == "call_function":
             state.values[node] = _apply(state, node, rules(node.target))
-        elif node.op == "get_attr":
-            state.values[node] = _unshortened(state, node)
         elif node.op == "output":
             why = state.units.reason(
                 "it is the model's output", "nothing: the output's shape is what callers rely on"
@@ -175,6 +213,14 @@ def _placeholders(state: Couplings, program: torch.export.ExportedProgram) -> No
                     state.units.new(size) if size > 1 else np.full(size, -1 - single) for size in sample.shape
                 ]
             state.values[node], state.parameters[node] = state.tensors[name], name
+            if spec.kind == InputKind.BUFFER:
+                state.constants[node] = tensor
+            continue
+        if spec is not None and spec.kind == InputKind.CONSTANT_TENSOR and spec.target:
+            state.constants[node] = program.constants[spec.target]
+            state.values[node] = [
+                state.open(size) if size > 1 else np.full(1, -1 - single) for size in sample.shape
+            ]
             continue
         state.values[node] = [np.full(size, -1 - given) for size in sample.shape]
         if spec is not None and spec.kind == InputKind.USER_INPUT and sample.dim():
@@ -226,6 +272,11 @@ def _every_axis(value: Value) -> list[Axis]:
     if isinstance(value, np.ndarray):
         return [value]
     return [axis for item in value for axis in _every_axis(item)] if isinstance(value, list) else []
+
+
+def names_of(node: fx.Node) -> dict[str, Any]:
+    """Return the arguments of a node's operator as its schema has them, by name."""
+    return {argument.name: argument for argument in node.target._schema.arguments}  # type: ignore[union-attr]
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

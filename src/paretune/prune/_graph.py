@@ -1,9 +1,9 @@
 """The captured graph as a module that runs: over the model's own parameters, at any batch size.
 
-`torch.export` on static shapes writes the batch into every view as a number. The model is therefore captured at two
-batch sizes: where a number differs between the two graphs it follows the batch, by so much a sample, and is computed
-from the input's batch when the module runs. A model that counts its batch in another way (a Python loop over the
-samples) runs at the captured batch only.
+`torch.export` on static shapes writes the batch into every view as a number. The model is therefore captured at
+two batch sizes: where a number differs between the two graphs it follows the batch, by so much a sample, and is
+computed from the input's batch when the module runs. A model that counts its batch in another way (a Python loop
+over the samples) runs at the captured batch only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
+from paretune.graphs import module_over
 from paretune.prune._capture import Capture, another_batch
 
 
@@ -39,7 +40,7 @@ Numbers = dict[fx.Node, Any]
 
 
 def numbers_per_sample(model: nn.Module, captured: Capture) -> Numbers | None:
-    """Find the numbers in a captured graph that follow the batch; None where it runs at the captured batch only."""
+    """Find the numbers that follow the batch; None where the graph runs at the captured batch only."""
     if captured.batch is None:
         return {}
     other = another_batch(model, captured)
@@ -96,18 +97,16 @@ Arguments = Callable[[fx.Node], "tuple[Any, dict[str, Any]]"]
 """Given a node of the captured graph, its arguments, `PerSample` among them."""
 
 
-def runnable(model: nn.Module, captured: Capture, numbers: Numbers | None = None) -> fx.GraphModule:
+def runnable(model: nn.Module, captured: Capture, numbers: Numbers | None) -> fx.GraphModule:
     """Return the captured graph as a module over the model's own parameter objects, called as the model is.
 
     Node names are those of the captured graph, so that `torch.fx.Interpreter` can look at any of them; parameters
-    are `get_attr` nodes. Where numbers is None they are found here (one more capture).
+    are `get_attr` nodes. numbers: as `numbers_per_sample` found them.
     """
-    if numbers is None:
-        numbers = numbers_per_sample(model, captured) or {}
     builder = Builder(model, captured)
     for node in captured.program.graph.nodes:
         if node.op == "call_function":
-            args, kwargs = numbers.get(node, (node.args, node.kwargs))
+            args, kwargs = (numbers or {}).get(node, (node.args, node.kwargs))
             builder.add(node, node.target, args, kwargs)
     return builder.finish()
 
@@ -121,6 +120,8 @@ class Builder:
         self._captured = captured
         self._model = model
         self._batch: fx.Node | None = None
+        self._device: fx.Node | None = None
+        self._first: fx.Node
         self._tensors: dict[str, Any] = {}
         self._inputs()
 
@@ -134,7 +135,12 @@ class Builder:
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Append a node that stands for none of the captured graph's."""
-        return self.graph.call_function(target, tuple(self.translate(args)), self.translate(kwargs))
+        return self._insert(target, tuple(self.translate(args)), self.translate(kwargs))
+
+    def _insert(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.Node:
+        """Append a node under a name that no captured node can have."""
+        name = f"inserted.{len(self.graph.nodes)}"
+        return self.graph.create_node("call_function", target, args, kwargs or {}, name=name)
 
     def constant(self, name: str, value: torch.Tensor) -> fx.Node:
         """Append a tensor that belongs to the graph itself."""
@@ -153,13 +159,17 @@ class Builder:
 
     def _number(self, value: PerSample) -> fx.Node:
         assert self._batch is not None, "a number per sample in a graph without a batch"
-        product = (
-            self._batch if value.each == 1 else self.graph.call_function(operator.mul, (self._batch, value.each))
-        )
-        return self.graph.call_function(operator.add, (product, value.fixed)) if value.fixed else product
+        product = self._batch if value.each == 1 else self._insert(operator.mul, (self._batch, value.each))
+        return self._insert(operator.add, (product, value.fixed)) if value.fixed else product
+
+    def device(self) -> fx.Node:
+        """Return a node that gives the device of the model's first input."""
+        if self._device is None:
+            self._device = self._insert(getattr, (self._first, "device"))
+        return self._device
 
     def _inputs(self) -> None:
-        """Add a placeholder for every argument of the model's forward, and a `get_attr` for every tensor of its own."""
+        """Add a placeholder for every argument of forward, and a `get_attr` for every tensor of the model."""
         program = self._captured.program
         users: list[fx.Node] = []
         specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
@@ -199,16 +209,16 @@ class Builder:
         for user in users:
             copy = self.copies[user]
             if self._batch is None and self._captured.batch and isinstance(user.meta.get("val"), torch.Tensor):
-                copy.meta = dict(user.meta)
-                self._batch = self.graph.call_function(torch.ops.aten.sym_size.int, (copy, 0))
+                self._first, copy.meta = copy, dict(user.meta)
+                self._batch = self._insert(torch.ops.aten.sym_size.int, (copy, 0))
 
     def _unpack(self, value: Any, node: fx.Node, leaves: Any) -> None:
         if isinstance(value, Mapping):
             for key in value:
-                self._unpack(value[key], self.graph.call_function(operator.getitem, (node, key)), leaves)
+                self._unpack(value[key], self._insert(operator.getitem, (node, key)), leaves)
         elif isinstance(value, list | tuple):
             for index, item in enumerate(value):
-                self._unpack(item, self.graph.call_function(operator.getitem, (node, index)), leaves)
+                self._unpack(item, self._insert(operator.getitem, (node, index)), leaves)
         else:
             user = next(leaves)
             self.copies[user] = node
@@ -236,15 +246,13 @@ class Builder:
         if type(value) is dict:
             return {key: self._structure(item) for key, item in value.items()}
         if isinstance(value, Mapping):  # an ordered dict, a Hugging Face ModelOutput: built by keyword
-            return self.graph.call_function(
-                type(value), (), {str(k): self._structure(v) for k, v in value.items()}
-            )
+            return self._insert(type(value), (), {str(k): self._structure(v) for k, v in value.items()})
         if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return self.graph.call_function(type(value), tuple(self._structure(item) for item in value))
+            return self._insert(type(value), tuple(self._structure(item) for item in value))
         return tuple(item.value for item in tree_leaves(value, is_leaf=lambda x: isinstance(x, _Leaf)))
 
     def finish(self) -> fx.GraphModule:
-        """Close the graph and return its module; it shares the tensors, and trains as it was captured (eval mode)."""
+        """Close the graph and return its module, in eval mode; the tensors are shared."""
         self.graph.output(self.output())
         return module_over(self._tensors, self.graph)
 
@@ -267,22 +275,3 @@ def named_arguments(model: nn.Module, example: Any) -> list[tuple[str, Any]]:
     names = [name for name, p in inspect.signature(model.forward).parameters.items() if p.kind in kinds]
     names += [f"input_{index}" for index in range(len(names), len(values))]
     return list(zip(names, values, strict=False))
-
-
-def module_over(tensors: Mapping[str, Any], graph: fx.Graph) -> fx.GraphModule:
-    """Return a module that runs a graph over given tensors (parameters stay the very same objects) and modules."""
-    root = nn.Module()
-    for name, value in tensors.items():
-        *path, leaf = name.split(".")
-        owner = root
-        for part in path:
-            if part not in owner._modules:
-                owner.add_module(part, nn.Module())
-            owner = owner._modules[part]  # type: ignore[assignment]
-        if isinstance(value, nn.Parameter):
-            owner.register_parameter(leaf, value)
-        elif isinstance(value, torch.Tensor):
-            owner.register_buffer(leaf, value, persistent=False)
-        else:
-            owner.add_module(leaf, value)
-    return fx.GraphModule(root, graph)

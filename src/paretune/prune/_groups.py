@@ -45,6 +45,7 @@ def settle(state: Couplings) -> None:
 
     Free choice inside each part is possible where the parts make up exactly the channels of one group. In all
     other cases the j-th positions of all parts are coupled: coarser, but right whatever else holds for them.
+    Equal parts that only the user's code asks for (`chunk`) are given up there instead.
     """
     while True:
         state.units.resolve()
@@ -56,8 +57,12 @@ def settle(state: Couplings) -> None:
                 state.units.union(blocks[0], row)
         state.balances = [blocks for blocks in state.balances if not any(blocks is other for other in rough)]
         if all(np.array_equal(state.units.find(b), old) for b, old in zip(rough, before, strict=True)):
-            state.units.resolve()
-            return
+            break
+    for blocks in state.preferences:
+        state.balances.append(blocks)
+        if not _is_free(state, blocks, _labels(state), _made(state)):
+            state.balances.pop()
+    state.units.resolve()
 
 
 def _is_free(state: Couplings, blocks: NDArray[np.int64], labels: Axis, made: Axis) -> bool:

@@ -1,8 +1,7 @@
-"""Surgery: a set of removed units -> the manifest of cuts, and the same removal by zeroed weights.
+"""Surgery: a set of removed units -> the manifest of cuts.
 
-There is one way to cut: compute `Cuts` from the analysis, then `paretune.cuts.replay` them on a copy. `mask` does
-in the uncut model what the cut amounts to: it zeroes the slices of the weights that read the removed channels.
-Both must compute the same function; that is the oracle of this package.
+There is one way to cut: compute `Cuts` from the analysis, then `paretune.cuts.replay` them on a copy. `_masked` does
+in the uncut model what the cut amounts to; both must compute the same function, which is checked for every cut.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -110,24 +108,3 @@ def _convolution_widths(module: nn.modules.conv._ConvNd, shape: tuple[int, ...])
     if groups > 1 and old[1] == 1:
         groups = groups * shape[0] // old[0]
     return {"out_channels": shape[0], "in_channels": shape[1] * groups, "groups": groups}
-
-
-def mask(model: nn.Module, state: Couplings, keep: Keep) -> nn.Module:
-    """Zero, in place, the slices of weights that read removed channels."""
-    with torch.no_grad():
-        for read in state.reads:
-            tensor, places = _tensor(model, read.tensor), kept(keep, read.units)
-            if places.all():
-                continue
-            if read.units.ndim == 1:
-                index = torch.from_numpy(np.flatnonzero(~places)).to(tensor.device)
-                tensor.index_fill_(read.axis, index, 0)
-                continue
-            for block, row in zip(tensor.chunk(len(places)), places, strict=True):
-                block.index_fill_(read.axis, torch.from_numpy(np.flatnonzero(~row)).to(tensor.device), 0)
-    return model
-
-
-def maskable(state: Couplings, keep: Keep) -> bool:
-    """Tell whether zeroed weights imitate this cut exactly: no norm takes statistics over what is removed."""
-    return all(bool(kept(keep, units).all()) for units in state.unmaskable)

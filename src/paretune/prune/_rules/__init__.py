@@ -13,12 +13,23 @@ from typing import Any
 import torch
 
 from paretune.prune._couplings import Rule
-from paretune.prune._rules import contraction, joining, norm, pointwise, reduction, reshape, spatial, weighted
+from paretune.prune._rules import (
+    contraction,
+    joining,
+    lookup,
+    norm,
+    pointwise,
+    reduction,
+    reshape,
+    spatial,
+    weighted,
+)
 
 TABLE: dict[str, Rule] = {
     **pointwise.RULES,
     **spatial.RULES,
     **joining.RULES,
+    **lookup.RULES,
     **reshape.RULES,
     **reduction.RULES,
     **norm.RULES,

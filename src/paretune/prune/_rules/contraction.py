@@ -1,16 +1,18 @@
 """Products of two activations, or of an activation with a parameter as it is.
 
-The axis that is summed over can be cut where one side is a parameter. Between two activations (attention scores)
-it cannot: no weight reads it, and code divides by its width.
+The axis that is summed over is coupled on both sides, and what is removed of it counts as zero: between two activations
+(attention scores) both lose the same positions. A scale that was computed from its width is a number in the graph and
+stays as it was.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from torch import fx
 
-from paretune.prune._couplings import Axes, Couplings, NoRule, Rule, shape_of
+from paretune.prune._couplings import Axes, Couplings, NoRule, Rule, axis_index, shape_of
 from paretune.prune._rules.pointwise import broadcast
 from paretune.prune._units import Axis
 
@@ -23,42 +25,56 @@ _REORDER = (
     "aten::alias",
     "aten::detach",
 )
-_REMEDY = "nothing yet: the width of attention scores is cut together with the heads"
 
 
 def matmul(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Multiply (..., n, k) by (..., k, m)."""
+    """Multiply (..., n, k) by (..., k, m); a vector counts as (1, k) on the left and as (k, 1) on the right."""
     left, right = [value for value in arguments.values() if isinstance(value, fx.Node)][:2]
-    return _product(state, node, left, right)
+    return _product(state, node, left, right, shape_of(node))
 
 
 def addmm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Add a bias to a product."""
-    axes = _product(state, node, arguments["mat1"], arguments["mat2"])
+    names = ("mat1", "mat2") if "mat1" in arguments else ("batch1", "batch2")
+    axes = _product(state, node, *(arguments[name] for name in names), shape_of(node))
     return broadcast(state, node, [axes, state.axes(arguments["self"])], shape_of(node))
 
 
-def _product(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node) -> Axes:
+def _product(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node, shape: tuple[int, ...]) -> Axes:
     a, b = state.axes(left), state.axes(right)
-    if len(a) < 2 or len(b) < 2:
-        raise NoRule
-    state.union(a[-1], b[-2])
-    parameters = [
-        (source, axes, made, read)
-        for source, axes, made, read in (
-            (_source(state, left), a, a[-2], a[-1]),
-            (_source(state, right), b, b[-1], b[-2]),
-        )
-        if source
-    ]
-    if not parameters:
-        state.pin(node, a[-1], "multiplies two activations over this axis", _REMEDY)
-    for source, _, made, read in parameters:
-        _role(state, node, source, made, read)
-    shape = shape_of(node)
-    batch = broadcast(state, node, [a[:-2], b[:-2]], shape[:-2])
-    state.cost(node, *batch, a[-2], b[-1], a[-1])
-    return [*batch, a[-2], b[-1]]
+    read = len(b) - 2 if len(b) > 1 else 0
+    state.union(a[-1], b[read])
+    made_left, made_right = a[-2:-1], b[-1:] if len(b) > 1 else []
+    _read(state, node, left, right, len(a) - 1, read)
+    for source, made in ((_source(state, left), made_left), (_source(state, right), made_right)):
+        if source and made:
+            _make(state, node, source, made[0])
+    before = shape[: len(shape) - len(made_left) - len(made_right)]
+    batch = broadcast(state, node, [a[:-2], b[:-2]], before)
+    state.cost(node, *batch, *made_left, *made_right, a[-1])
+    return [*batch, *made_left, *made_right]
+
+
+def _read(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node, on_left: int, on_right: int) -> None:
+    """Record what sums over the coupled axes: a parameter where there is one, else the left side."""
+    for argument, axis in ((right, on_right), (left, on_left)):
+        source = _source(state, argument)
+        index = _index(state, source, state.axes(argument)[axis]) if source else None
+        if source and index is not None:
+            state.note_read(node, source, index)
+            state.mask(node, argument, axis, state.axes(argument)[axis])
+            return
+    state.mask(node, left, on_left, state.axes(left)[on_left])
+
+
+def _make(state: Couplings, node: fx.Node, source: fx.Node, made: Axis) -> None:
+    index = _index(state, source, made)
+    if index is not None:
+        state.make(node, source, index)
+
+
+def _index(state: Couplings, source: fx.Node, axis: Axis) -> int | None:
+    return next((index for index, other in enumerate(state.axes(source)) if other is axis), None)
 
 
 def _source(state: Couplings, node: fx.Node) -> fx.Node | None:
@@ -72,25 +88,19 @@ def _source(state: Couplings, node: fx.Node) -> fx.Node | None:
     return node
 
 
-def _role(state: Couplings, node: fx.Node, source: fx.Node, made: Axis, read: Axis) -> None:
-    for index, axis in enumerate(state.axes(source)):
-        if axis is made:
-            state.make(node, source, index)
-        elif axis is read:
-            state.read(node, source, index, axis)
-
-
 def attention(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """softmax(query key') value, with query (..., L, E), key (..., S, E), value (..., S, V)."""
     query, key, value = (state.axes(arguments[name]) for name in ("query", "key", "value"))
-    if not len(query) == len(key) == len(value) or arguments.get("enable_gqa"):
+    if not len(query) == len(key) == len(value):
         raise NoRule
     for mine, other, third in zip(query[:-2], key[:-2], value[:-2], strict=True):
+        if len(mine) != len(other) and arguments.get("enable_gqa"):
+            other, third = (np.repeat(axis, len(mine) // len(axis)) for axis in (other, third))
         state.union(mine, other)
         state.union(mine, third)
     state.union(query[-1], key[-1])
     state.union(key[-2], value[-2])
-    state.pin(node, query[-1], "divides by the square root of this width", _REMEDY)
+    state.mask(node, arguments["query"], len(query) - 1, query[-1])
     state.pin(node, key[-2], "takes a softmax over this axis")
     if arguments.get("attn_mask") is not None:
         scores = [*query[:-2], query[-2], key[-2]]
@@ -100,8 +110,102 @@ def attention(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
     return [*query[:-1], value[-1]]
 
 
+def einsum(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Couple every axis with those of the same letter; letters that the result lacks are summed over."""
+    operands = list(arguments["tensors"])
+    inputs, output = _letters(str(arguments["equation"]), [len(state.axes(o)) for o in operands])
+    axis_of: dict[str, Axis] = {}
+    for operand, letters in zip(operands, inputs, strict=True):
+        if len(set(letters)) != len(letters):
+            raise NoRule
+        for letter, axis in zip(letters, state.axes(operand), strict=True):
+            known = axis_of.setdefault(letter, axis)
+            if len(known) == len(axis):
+                state.union(known, axis)
+            elif len(known) == 1:
+                axis_of[letter] = axis
+    for letter in dict.fromkeys("".join(inputs)):
+        if letter not in output:
+            _summed(state, node, operands, inputs, letter, axis_of[letter])
+        else:
+            for operand, letters in zip(operands, inputs, strict=True):
+                if _alone(letter, inputs, letters) and (source := _source(state, operand)):
+                    _make(state, node, source, state.axes(operand)[letters.index(letter)])
+    state.cost(node, *axis_of.values())
+    return [axis_of[letter] for letter in output]
+
+
+def _alone(letter: str, inputs: list[str], letters: str) -> bool:
+    return sum(letter in other for other in inputs) == 1 and letter in letters
+
+
+def _summed(
+    state: Couplings, node: fx.Node, operands: list[fx.Node], inputs: list[str], letter: str, axis: Axis
+) -> None:
+    holders = [
+        (o, letters.index(letter)) for o, letters in zip(operands, inputs, strict=True) if letter in letters
+    ]
+    if len(holders) == 1:
+        state.pin(node, axis, "sums over this axis", "a layer with weights in its place")
+        return
+    for operand, index in holders:
+        source = _source(state, operand)
+        place = _index(state, source, state.axes(operand)[index]) if source else None
+        if source and place is not None:
+            state.note_read(node, source, place)
+            state.mask(node, operand, index, state.axes(operand)[index])
+            return
+    state.mask(node, holders[0][0], holders[0][1], axis)
+
+
+def _letters(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """Return the letters of every operand and of the result; an ellipsis becomes capital letters of its own.
+
+    >>> _letters("...ij,jk->...ik", [3, 2])
+    (['Zij', 'jk'], 'Zik')
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    inputs = left.split(",")
+    if any(letter in equation for letter in "WXYZ"):
+        raise NoRule
+    extra = max(
+        (rank - len(i.replace("...", "")) for i, rank in zip(inputs, ranks, strict=True) if "..." in i), default=0
+    )
+    spare = "WXYZ"[4 - extra :] if extra else ""
+    full = [
+        i.replace("...", spare[len(spare) - (rank - len(i.replace("...", ""))) :] if "..." in i else "")
+        for i, rank in zip(inputs, ranks, strict=True)
+    ]
+    if arrow:
+        return full, right.replace("...", spare)
+    joined = "".join(full)
+    return full, spare + "".join(sorted(c for c in set(joined) - set(spare) if joined.count(c) == 1))
+
+
+def tensordot(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Sum over given axes of two tensors."""
+    operands = [arguments["self"], arguments["other"]]
+    axes = [state.axes(operand) for operand in operands]
+    dims = [
+        [axis_index(d, len(a)) for d in arguments[n]]
+        for a, n in zip(axes, ("dims_self", "dims_other"), strict=True)
+    ]
+    letters = "abcdefghijklmnopq"
+    first = [letters[index] for index in range(len(axes[0]))]
+    second = [letters[len(first) + index] for index in range(len(axes[1]))]
+    for mine, other in zip(*dims, strict=True):
+        second[other] = first[mine]
+    out = [c for i, c in enumerate(first) if i not in dims[0]] + [
+        c for i, c in enumerate(second) if i not in dims[1]
+    ]
+    equation = f"{''.join(first)},{''.join(second)}->{''.join(out)}"
+    return einsum(state, node, {"equation": equation, "tensors": operands})
+
+
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("matmul", "mm", "bmm"), matmul),
-    "addmm": addmm,
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "linalg_matmul", "dot"), matmul),
+    **dict.fromkeys(("addmm", "baddbmm"), addmm),
     "scaled_dot_product_attention": attention,
+    "einsum": einsum,
+    "tensordot": tensordot,
 }

@@ -1,8 +1,8 @@
 """Operators that cut an axis or join axes: concatenation, slices, chunks, constant padding, repetition.
 
-Bounds and amounts are numbers in the captured graph, whether they were written in the code or computed from a
-shape: they are taken as written, so a removal that would shift what a slice reads is pinned. `chunk` is told how
-many parts, not how long they are: it stays right as long as every part loses equally much.
+Bounds and amounts are numbers in the captured graph; after a cut they are counted anew, so that every operator reads
+what it read before. Whether the user's own code does the same shows when it is run. `chunk` is told how many parts, not
+how long they are: the code follows where every part loses equally much, which is preferred.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from torch import fx
 
 from paretune.prune._couplings import Axes, Couplings, NoRule, Rule, axis_index, shape_of
 from paretune.prune._units import Axis
-
-_WRITTEN = "torch.chunk, or bounds that the cut does not shift (from the end: x[:, -8:])"
 
 
 def concatenate(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
@@ -39,51 +37,23 @@ def stack(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
         for mine, axis in zip(parts[0], part, strict=True):
             state.union(mine, axis)
     dim = axis_index(arguments["dim"], len(parts[0]) + 1)
-    return [*parts[0][:dim], state.fixed(node, len(parts)), *parts[0][dim:]]
+    return [*parts[0][:dim], state.open(len(parts)), *parts[0][dim:]]
 
 
 def take_slice(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Cut a range out of an axis, and pin whatever would shift it."""
+    """Cut a range out of an axis."""
     axes = list(state.axes(arguments["self"]))
     dim = axis_index(arguments["dim"], len(axes))
-    start, end, step = arguments["start"], arguments["end"], arguments["step"]
-    axis, size = axes[dim], len(axes[dim])
-    low, high, _ = slice(start, end, step).indices(size)
-    whole = low == 0 and high == size and step == 1
-    if not whole:
-        state.pin(
-            node,
-            _shifting(axis, start, end, low, high, step),
-            "reads a range that this removal would shift",
-            _WRITTEN,
-        )
-    axes[dim] = axis[low:high:step]
+    axes[dim] = axes[dim][slice(arguments["start"], arguments["end"], arguments["step"])]
     return axes
 
 
-def _shifting(axis: Axis, start: Any, end: Any, low: int, high: int, step: int) -> Axis:
-    """Return the positions whose removal would change what is read, beyond their own absence."""
-    if step != 1:
-        return axis
-    shifting = np.zeros(len(axis), bool)
-    if start is not None and start < 0:
-        shifting[low:] = True
-    else:
-        shifting[:low] = True
-    if end is not None and end < 0:
-        shifting[high:] = True
-    elif high < len(axis):
-        shifting[:high] = True
-    return axis[shifting]
-
-
 def select(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Read one position of an axis."""
+    """Read one position of an axis, which must stay."""
     axes = list(state.axes(arguments["self"]))
     dim, index = axis_index(arguments["dim"], len(axes)), arguments["index"]
     axis = axes.pop(dim)
-    read = axis[: index + 1] if index >= 0 else axis[index:]
-    state.pin(node, read, "reads one position that this removal would shift", _WRITTEN)
+    state.pin(node, axis[[index]], "reads this position by its number")
     return axes
 
 
@@ -100,10 +70,8 @@ def chunk(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> list[Ax
     axes = state.axes(arguments["self"])
     dim = axis_index(arguments.get("dim", 0), len(axes))
     sizes = [int(part.shape[dim]) for part in node.meta["val"]]
-    if len(set(sizes)) > 1:
-        state.pin(node, axes[dim], "cuts this axis into unequal parts", "a width that the number of parts divides")
-    elif len(sizes) > 1 and (axes[dim] >= 0).any():
-        balance(state, node, axes[dim], len(sizes))
+    if len(set(sizes)) == 1 and len(sizes) > 1 and (axes[dim] >= 0).all():
+        state.preferences.append(axes[dim].reshape(len(sizes), -1))
     return _parts(axes, dim, sizes)
 
 
@@ -116,13 +84,10 @@ def balance(state: Couplings, node: fx.Node, axis: Axis, blocks: int) -> None:
 
 
 def split(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> list[Axes]:
-    """Cut an axis into parts whose sizes are written in the code."""
+    """Cut an axis into parts of given sizes."""
     axes = state.axes(arguments["self"])
     dim = axis_index(arguments.get("dim", 0), len(axes))
-    sizes = [int(part.shape[dim]) for part in node.meta["val"]]
-    if len(sizes) > 1:
-        state.pin(node, axes[dim], f"cuts this axis into parts of {', '.join(map(str, sizes))}", _WRITTEN)
-    return _parts(axes, dim, sizes)
+    return _parts(axes, dim, [int(part.shape[dim]) for part in node.meta["val"]])
 
 
 def _parts(axes: Axes, dim: int, sizes: list[int]) -> list[Axes]:
@@ -146,29 +111,33 @@ def pad(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
             state.pin(node, axes[dim], "mirrors or crops this axis")
             axes[dim] = state.fixed(node, shape_of(node)[dim])
             continue
-        remedy = "nothing: the padding's width is written in the code"
-        what = "pads with a fixed number of zeros here"
-        fixed = state.fixed(node, 1, what, remedy)
-        axes[dim] = np.concatenate([np.repeat(fixed, before), axes[dim], np.repeat(fixed, after)])
+        if (axes[dim] < 0).all():
+            axes[dim] = state.fixed(node, shape_of(node)[dim])
+        else:
+            axes[dim] = np.concatenate([state.open(before), axes[dim], state.open(after)])
     return axes
 
 
 def repeat(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Tile axes a fixed number of times."""
+    """Tile axes a number of times; an axis of size 1 is stretched."""
     axes, times = state.axes(arguments["self"]), [int(count) for count in arguments["repeats"]]
     new = len(times) - len(axes)
-    return [state.fixed(node, count) for count in times[:new]] + [
-        np.tile(axis, count) for axis, count in zip(axes, times[new:], strict=True)
+    return [state.open(count) for count in times[:new]] + [
+        _tiled(state, axis, np.tile(axis, count)) for axis, count in zip(axes, times[new:], strict=True)
     ]
 
 
+def _tiled(state: Couplings, axis: Axis, tiled: Axis) -> Axis:
+    return state.open(len(tiled)) if len(axis) == 1 and len(tiled) > 1 else tiled
+
+
 def repeat_interleave(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Repeat every position of an axis a fixed number of times."""
+    """Repeat every position of an axis a number of times."""
     axes = list(state.axes(arguments["self"]))
     if arguments.get("dim") is None or not isinstance(arguments["repeats"], int):
         raise NoRule
     dim = axis_index(arguments["dim"], len(axes))
-    axes[dim] = np.repeat(axes[dim], arguments["repeats"])
+    axes[dim] = _tiled(state, axes[dim], np.repeat(axes[dim], arguments["repeats"]))
     return axes
 
 
@@ -177,6 +146,20 @@ def flip(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     axes = list(state.axes(arguments["self"]))
     for dim in arguments["dims"]:
         axes[dim] = axes[dim][::-1]
+    return axes
+
+
+def tile(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Tile as `repeat` does, with the axes counted from the last."""
+    dims = list(arguments["dims"])
+    missing = len(state.axes(arguments["self"])) - len(dims)
+    return repeat(state, node, {"self": arguments["self"], "repeats": [1] * max(0, missing) + dims})
+
+
+def shuffle(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Deal the channels out from equal groups in turn."""
+    axes = list(state.axes(arguments["self"]))
+    axes[1] = axes[1].reshape(int(arguments["groups"]), -1).T.ravel()
     return axes
 
 
@@ -203,6 +186,8 @@ RULES: dict[str, Rule] = {
     "constant_pad_nd": pad,
     "repeat": repeat,
     "repeat_interleave": repeat_interleave,
+    "tile": tile,
     "flip": flip,
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), shuffle),
     "roll": roll,
 }

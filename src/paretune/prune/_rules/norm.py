@@ -1,8 +1,7 @@
 """Normalisation: the channels pass, and the parameters along them are coupled.
 
-Batch and instance norm treat every channel by itself. Layer, group and RMS norm take statistics over the
-channels: cutting some changes what the others are divided by, which no masking of weights can undo. They are cut
-(the next fit re-learns the scale), and the axes are recorded, so that a check can leave them out.
+Batch and instance norm treat every channel by itself. Layer, group and RMS norm take statistics over the channels:
+after a cut they take them over the channels that stay, which is what is recorded.
 """
 
 from __future__ import annotations
@@ -28,19 +27,17 @@ def group_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Ax
     axes = state.axes(arguments["input"])
     if arguments["num_groups"] > 1:
         balance(state, node, axes[1], int(arguments["num_groups"]))
-    state.unmaskable.append(axes[1])
+    state.mask(node, arguments["input"], 1, axes[1], statistic=True)
     _couple(state, axes[1], arguments, ("weight", "bias"))
     return axes
 
 
 def layer_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Couple the last axes with the parameters; without parameters the width is written in the code."""
+    """Couple the last axes with the parameters, where there are any."""
     axes = state.axes(arguments["input"])
     count = len(arguments["normalized_shape"])
     for offset, axis in enumerate(axes[-count:]):
-        state.unmaskable.append(axis)
-        if arguments.get("weight") is None:
-            state.pin(node, axis, "normalises over a width written in the code", "elementwise_affine=True")
+        state.mask(node, arguments["input"], len(axes) - count + offset, axis, statistic=True)
         for name in ("weight", "bias"):
             if arguments.get(name) is not None:
                 state.union(axis, state.axes(arguments[name])[offset])

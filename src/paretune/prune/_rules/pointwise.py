@@ -82,8 +82,8 @@ def per_channel(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> A
 
 
 def constant(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Return fixed axes for a tensor made of sizes that are written in the code."""
-    return [state.fixed(node, size, "makes a tensor of a size written in the code") for size in shape_of(node)]
+    """Return open axes for a tensor that is made of numbers: what is not needed of it is left out."""
+    return [state.open(size) if size > 1 else state.fixed(node, 1) for size in shape_of(node)]
 
 
 RULES: dict[str, Rule] = {
@@ -144,6 +144,19 @@ RULES: dict[str, Rule] = {
             "softplus",
             "rrelu",
             "nan_to_num",
+            "conj",
+            "resolve_conj",
+            "resolve_neg",
+            "positive",
+            "hardsigmoid",
+            "hardshrink",
+            "softshrink",
+            "threshold",
+            "logsigmoid",
+            "log_sigmoid",
+            "normal",
+            "uniform",
+            "exponential",
         ),
         unchanged,
     ),
@@ -166,8 +179,6 @@ RULES: dict[str, Rule] = {
             "new_ones",
             "new_full",
             "new_empty",
-            "tril_indices",
-            "triu_indices",
         ),
         constant,
     ),

@@ -1,11 +1,14 @@
-"""Operators that reduce over axes, or normalise along them without parameters: those axes cannot be cut.
+"""Operators that reduce over axes, or normalise along them without parameters.
 
 A mean over space leaves the channels alone. A sum over the channels has no parameter that could be cut with a
-channel: removing one would change the sum.
+channel: removing one would change the sum, so such an axis cannot be cut. Statistics of a norm that is written out
+(a mean that is subtracted, a mean square whose root divides, a vector norm that divides, a softmax) are taken over
+what stays, as in layer norm.
 """
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -19,8 +22,12 @@ def reduce(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Any:
     """Drop the reduced axes, or keep them with size 1."""
     axes = state.axes(next(iter(arguments.values())))
     dims = _dims(arguments, len(axes))
+    source = next(iter(arguments.values()))
     for dim in dims:
-        state.pin(node, axes[dim], "reduces over this axis", "a layer with weights in its place")
+        if is_statistic(node):
+            state.mask(node, source, dim, axes[dim], statistic=True)
+        else:
+            state.pin(node, axes[dim], "reduces over this axis", "a layer with weights in its place")
     out: list[Axis] = []
     for dim, axis in enumerate(axes):
         if dim not in dims:
@@ -37,11 +44,87 @@ def along(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Any:
     for dim in _dims(arguments, len(axes)):
         state.pin(node, axes[dim], "works along this axis", "another axis")
     sample = node.meta["val"]
-    if isinstance(sample, torch.Tensor):
-        return axes
-    if any(len(part.shape) != len(axes) for part in sample):
+    parts = [sample] if isinstance(sample, torch.Tensor) else list(sample)
+    if any(len(part.shape) != len(axes) for part in parts):
         raise NoRule
-    return [list(axes) for _ in sample]
+    sizes = [int(size) for size in parts[0].shape]
+    out = [a if len(a) == size else state.fixed(node, size) for a, size in zip(axes, sizes, strict=True)]
+    return out if isinstance(sample, torch.Tensor) else [list(out) for _ in parts]
+
+
+_MOMENTS = ("mean", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm")
+_PASSING = (
+    "clamp",
+    "clamp_min",
+    "expand",
+    "expand_as",
+    "add",
+    "clone",
+    "maximum",
+    "to",
+    "_to_copy",
+    "type_as",
+    "pow",
+)
+_ROOTS = ("rsqrt", "sqrt")
+
+
+def base_name(node: Any) -> str:
+    """Return an operator's name without namespace, overload and the underscore of in-place; empty for others."""
+    schema = getattr(node.target, "_schema", None) if isinstance(node, fx.Node) else None
+    return str(schema.name).removeprefix("aten::").rstrip("_") if schema else ""
+
+
+def is_statistic(node: fx.Node) -> bool:
+    """Tell whether a reduction is a statistic of a norm: what it gives only shifts or divides what it was taken of."""
+    name = base_name(node)
+    return name in _MOMENTS and bool(node.users) and all(_normalises(user, node, name, 0) for user in node.users)
+
+
+def _normalises(user: fx.Node, value: fx.Node, name: str, depth: int) -> bool:
+    kind = base_name(user)
+    if depth > 6 or not user.users:
+        return False
+    if kind in _ROOTS or (kind == "pow" and user.args[1] in (0.5, -0.5)):
+        return True
+    if kind == "div" and user.args[1] is value:
+        return name not in ("mean",)  # dividing by a mean square without its root is no norm
+    if kind == "sub" and user.args[1] is value:
+        return name == "mean" and depth == 0
+    if user.target is operator.getitem or kind in _PASSING:
+        return all(_normalises(after, user, name, depth + 1) for after in user.users)
+    return False
+
+
+def softmax(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Keep all axes; the sum runs over what stays."""
+    source = next(iter(arguments.values()))
+    axes = state.axes(source)
+    dim = axis_index(arguments["dim"], len(axes))
+    state.mask(node, source, dim, axes[dim], statistic=True)
+    return axes
+
+
+def triangle(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Keep all axes; the last two are told apart by position."""
+    axes = state.axes(arguments["self"])
+    for axis in axes[-2:]:
+        state.pin(node, axis, "tells positions of this axis apart by their number")
+    return axes
+
+
+def transform(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Fourier transforms: axes that are transformed are pinned, the others pass."""
+    axes, shape = state.axes(arguments["self"]), [int(size) for size in node.meta["val"].shape]
+    dims = arguments.get("dim", -1)
+    last = (
+        range(len(axes) - 2, len(axes)) if dims is None else (dims if isinstance(dims, list | tuple) else [dims])
+    )
+    out = list(axes)
+    for dim in (axis_index(d, len(axes)) for d in last):
+        state.pin(node, axes[dim], "transforms this axis")
+        out[dim] = state.fixed(node, shape[dim])
+    return out
 
 
 def _dims(arguments: dict[str, Any], rank: int) -> set[int]:
@@ -88,7 +171,12 @@ RULES: dict[str, Rule] = {
         reduce,
     ),
     **dict.fromkeys(
-        ("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "argsort"), along
+        ("log_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort", "topk"), along
+    ),
+    **dict.fromkeys(("softmax", "_softmax"), softmax),
+    **dict.fromkeys(("tril", "triu"), triangle),
+    **dict.fromkeys(
+        [f"fft_{kind}{rank}" for kind in ("fft", "ifft", "rfft", "irfft") for rank in ("", "2", "n")], transform
     ),
     "glu": glu,
 }

@@ -10,35 +10,25 @@ from torch import fx
 from paretune.prune._couplings import Axes, Couplings, NoRule, Rule, all_fixed, axis_index, shape_of
 from paretune.prune._units import Axis
 
-_REMEDY = "the size taken from the tensor (x.shape[1]) or left open (-1), and the number of blocks in an attribute"
+_REMEDY = "a reshape that keeps blocks of equal content together"
 
 
 def view(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Match runs of axes with equal products, and merge and split inside each run."""
     axes, shape = state.axes(next(iter(arguments.values()))), shape_of(node)
-    asked = arguments.get("size", arguments.get("shape"))
-    open_axis = list(asked).index(-1) if asked is not None and -1 in list(asked) else None
     out: dict[int, Axis] = {}
     for sources, targets in runs([len(axis) for axis in axes], list(shape)):
         if not targets:
             for source in sources:
                 state.pin(node, axes[source], "drops an axis of size 1")
-            continue
-        if len(sources) == len(targets) == 1:
+        elif len(sources) == len(targets) == 1:
             out[targets[0]] = axes[sources[0]]
-            continue
-        if all_fixed([axes[source] for source in sources]):
+        elif all_fixed([axes[source] for source in sources]):
             out |= {target: state.fixed(node, shape[target]) for target in targets}
-            continue
-        merged = reduce(state.units.merge, [axes[source] for source in sources])
-        parts = _split(
-            state,
-            node,
-            merged,
-            [shape[t] for t in targets],
-            open_axis - targets[0] if open_axis is not None else -1,
-        )
-        out |= dict(zip(targets, parts, strict=True))
+        else:
+            merged = reduce(state.units.merge, [axes[source] for source in sources])
+            parts = _split(state, node, merged, [shape[t] for t in targets])
+            out |= dict(zip(targets, parts, strict=True))
     return [out[index] for index in range(len(shape))]
 
 
@@ -75,15 +65,12 @@ def runs(before: list[int], after: list[int]) -> list[tuple[list[int], list[int]
     return found
 
 
-def _split(state: Couplings, node: fx.Node, axis: Axis, sizes: list[int], open_axis: int) -> list[Axis]:
+def _split(state: Couplings, node: fx.Node, axis: Axis, sizes: list[int]) -> list[Axis]:
     """Split one axis into several, outermost first."""
     parts: list[Axis] = []
-    for position, size in enumerate(sizes[:-1]):
+    for size in sizes[:-1]:
         why = state.why(node, "splits this axis", _REMEDY)
-        outer, axis, fresh = state.units.split(axis, size, len(axis) // size, why)
-        if fresh and position != open_axis:
-            # the count of blocks (groups, heads) is a number in the code as a rule; the width inside one seldom is
-            state.pin(node, outer, f"splits this axis into {size} blocks, a number written in the code", _REMEDY)
+        outer, axis, _ = state.units.split(axis, size, len(axis) // size, why)
         parts.append(outer)
     return [*parts, axis]
 
@@ -113,21 +100,16 @@ def unsqueeze(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
 
 
 def squeeze(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Drop axes of size 1; a channel axis that a cut could bring down to 1 would vanish too: it is pinned."""
+    """Drop axes of size 1."""
     axes = state.axes(arguments["self"])
     dims = arguments.get("dim")
-    if dims is None:
-        for axis in axes:
-            state.pin(node, axis, "drops every axis of size 1, which this one could become", "squeeze(dim)")
-        return [axis for axis in axes if len(axis) != 1]
-    dropped = {axis_index(dim, len(axes)) for dim in (dims if isinstance(dims, list | tuple) else [dims])}
-    for dim in dropped:
-        state.pin(node, axes[dim], "drops this axis where its size is 1", "squeeze(dim) of another axis")
-    return [axis for dim, axis in enumerate(axes) if dim not in dropped or len(axis) != 1]
+    asked = range(len(axes)) if dims is None else (dims if isinstance(dims, list | tuple) else [dims])
+    dropped = {axis_index(dim, len(axes)) for dim in asked if len(axes[dim]) == 1}
+    return [axis for dim, axis in enumerate(axes) if dim not in dropped]
 
 
 def expand(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Stretch axes of size 1; the others stay."""
+    """Stretch axes of size 1, to whatever size is needed; the others stay."""
     axes, shape = state.axes(arguments["self"]), shape_of(node)
     new = len(shape) - len(axes)
     out: Axes = []
@@ -135,24 +117,74 @@ def expand(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
         axis = axes[position - new] if position >= new else None
         if axis is not None and len(axis) == size:
             out.append(axis)
-            continue
-        if axis is not None:
-            state.pin(node, axis, "stretches an axis of size 1")
-        out.append(state.fixed(node, size))
+        else:
+            out.append(state.open(size) if size > 1 else state.fixed(node, size))
     return out
 
 
 def expand_as(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Stretch axes of size 1 to another tensor's: the stretched follow it, the others are coupled to it."""
+    """Stretch axes of size 1 to another tensor's; all others are coupled to it."""
     axes, other = state.axes(arguments["self"]), state.axes(arguments["other"])
     out = list(other)
     for position, axis in enumerate(axes, len(other) - len(axes)):
         if len(axis) == len(other[position]):
             state.union(axis, other[position])
             out[position] = axis
-        else:
-            state.pin(node, axis, "stretches an axis of size 1")
     return out
+
+
+def unfold(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Slide a window over an axis: the axis is cut into windows, and a new last axis runs over each."""
+    axes, shape = list(state.axes(arguments["self"])), shape_of(node)
+    dim = axis_index(arguments["dimension"], len(axes))
+    state.pin(node, axes[dim], "slides a window over this axis")
+    axes[dim] = state.fixed(node, shape[dim])
+    return [*axes, state.fixed(node, shape[-1])]
+
+
+def im2col(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Gather the windows of every channel: (N, C, H, W) -> (N, C * window, positions)."""
+    *before, channels, height, width = state.axes(arguments["self"])
+    for axis in (height, width):
+        state.pin(node, axis, "slides a window over this axis")
+    *_, merged, positions = shape_of(node)
+    window = state.fixed(node, merged // len(channels))
+    return [*before, state.units.merge(channels, window), state.fixed(node, positions)]
+
+
+def col2im(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Add the windows of every channel up: (N, C * window, positions) -> (N, C, H, W)."""
+    *before, merged, positions = state.axes(arguments["self"])
+    state.pin(node, positions, "adds up windows along this axis")
+    size = shape_of(node)[-3]
+    why = state.why(node, "adds up windows of every channel")
+    channels, window, _ = state.units.split(merged, size, len(merged) // size, why)
+    state.pin(node, window, "adds up the window of every channel")
+    return [*before, channels, *(state.fixed(node, extent) for extent in shape_of(node)[-2:])]
+
+
+def as_complex(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Take the last axis, of size 2, for real and imaginary part."""
+    axes = state.axes(arguments["self"])
+    state.pin(node, axes[-1], "takes this axis for real and imaginary part")
+    return axes[:-1]
+
+
+def as_real(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Give real and imaginary part an axis of their own."""
+    return [*state.axes(arguments["self"]), state.fixed(node, 2)]
+
+
+def movedim(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Move axes to other places; the rest keep their order."""
+    axes = state.axes(arguments["self"])
+    source, target = (
+        [axis_index(d, len(axes)) for d in (dims if isinstance(dims, list | tuple) else [dims])]
+        for dims in (arguments["source"], arguments["destination"])
+    )
+    out = {to: axes[at] for at, to in zip(source, target, strict=True)}
+    rest = iter(axis for index, axis in enumerate(axes) if index not in source)
+    return [out[index] if index in out else next(rest) for index in range(len(axes))]
 
 
 RULES: dict[str, Rule] = {
@@ -163,4 +195,10 @@ RULES: dict[str, Rule] = {
     "squeeze": squeeze,
     **dict.fromkeys(("expand", "broadcast_to"), expand),
     "expand_as": expand_as,
+    "unfold": unfold,
+    "im2col": im2col,
+    "col2im": col2im,
+    "view_as_complex": as_complex,
+    "view_as_real": as_real,
+    **dict.fromkeys(("movedim", "moveaxis"), movedim),
 }

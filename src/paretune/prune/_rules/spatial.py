@@ -62,6 +62,14 @@ def pixel_unshuffle(state: Couplings, node: fx.Node, arguments: dict[str, Any]) 
     return [*before, merged, *(state.fixed(node, size) for size in shape_of(node)[-2:])]
 
 
+def sample(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Sample every channel at the positions of a grid."""
+    x, shape = state.axes(arguments["input"]), shape_of(node)
+    for axis in x[2:]:
+        state.pin(node, axis, "works over this axis as space")
+    return [*x[:2], *(state.fixed(node, size) for size in shape[2:])]
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
         [f"{kind}{rank}d" for rank in (1, 2, 3) for kind in ("avg_pool", "max_pool", "adaptive_avg_pool")],
@@ -93,6 +101,7 @@ RULES: dict[str, Rule] = {
         ),
         resize,
     ),
+    **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), sample),
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
 }

@@ -47,6 +47,8 @@ def _read_in_groups(
         state.read(node, name, 1, channels)
         return weight[1]
     inner = len(channels) // groups
+    if len(channels) % groups:
+        raise NoRule
     if inner == 1:  # depthwise: each channel makes its own outputs and goes with them
         state.union(np.repeat(channels, len(weight[0]) // groups), weight[0])
         return weight[1]
@@ -66,17 +68,20 @@ def transposed(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Ax
     axes, weight = state.axes(arguments["input"]), state.axes(arguments["weight"])
     groups = int(arguments["groups"])
     before, channels = _over_space(state, node, axes, weight)
-    if groups not in (1, len(channels)):
-        raise NoRule
     state.union(channels, weight[0])
     made = weight[1]
     if groups == 1:
         state.make(node, arguments["weight"], 1)
         state.read(node, arguments["weight"], 0, channels)
-    else:
+    elif groups == len(channels):
         state.pin(node, weight[1], "makes this many outputs of every channel")
         state.make(node, arguments["weight"], 0)
         made = np.repeat(weight[0], len(weight[1]))
+    else:  # every group makes as many outputs as the next, at the same places of its own
+        balance(state, node, channels, groups)
+        state.make(node, arguments["weight"], 1)
+        state.read(node, arguments["weight"], 0, channels)
+        made = np.tile(weight[1], groups)
     if arguments.get("bias") is not None:
         state.union(made, state.axes(arguments["bias"])[0])
     state.cost(node, *axes, *weight[1:])
@@ -101,6 +106,40 @@ def _bias(state: Couplings, made: Axis, arguments: dict[str, Any]) -> None:
         state.union(made, state.axes(arguments["bias"])[0])
 
 
+def recurrent(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> list[Axes]:
+    """LSTM, GRU and plain recurrent layers: every gate has the same hidden units, which the next step reads.
+
+    One width for all layers and directions, as the modules have it. Weights are (gates * hidden, in) and
+    (gates * hidden, hidden); with a projection (proj_size) the operator counts as unknown.
+    """
+    x, weights = state.axes(arguments["input"]), list(arguments["params"])
+    if len(x) != 3 or arguments.get("batch_first") is None:
+        raise NoRule
+    states = arguments["hx"] if isinstance(arguments["hx"], list | tuple) else [arguments["hx"]]
+    per_cell = 4 if arguments["has_biases"] else 2
+    cells = [weights[start : start + per_cell] for start in range(0, len(weights), per_cell)]
+    hidden = state.axes(cells[0][1])[1]
+    directions = 2 if arguments["bidirectional"] else 1
+    inputs = x[2]
+    for index, (w_in, w_hidden, *biases) in enumerate(cells):
+        if index and index % directions == 0:
+            inputs = np.tile(hidden, directions)
+        read, again = state.axes(w_in)[1], state.axes(w_hidden)[1]
+        state.union(inputs, read)
+        state.union(hidden, again)
+        for tensor in (w_in, w_hidden, *biases):
+            for gate in state.axes(tensor)[0].reshape(-1, len(hidden)):
+                state.union(gate, hidden)
+        for weight, axis in ((w_in, inputs), (w_hidden, hidden)):
+            state.make(node, weight, 0)
+            state.read(node, weight, 1, axis)
+            state.cost(node, *x[:2], *state.axes(weight))
+    for initial in states:
+        state.union(state.axes(initial)[2], hidden)
+    final = [*state.axes(states[0])[:2], hidden]
+    return [[*x[:2], np.tile(hidden, directions)], *(list(final) for _ in states)]
+
+
 def embedding(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Look up rows: weight is (vocabulary, width)."""
     rows, width = state.axes(arguments["weight"])
@@ -111,6 +150,7 @@ def embedding(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
 
 RULES: dict[str, Rule] = {
     "linear": linear,
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed),
     "embedding": embedding,

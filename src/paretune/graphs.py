@@ -1,0 +1,205 @@
+"""Graphs as plain JSON: a captured model that surgery rewrote, built again over a fresh model without torch.export.
+
+Only operators of ATen, a few Python functions, the model's own modules (batch norm) and dropout can be named, so that a
+manifest is data and runs no code of its own. Parameters are named, not stored.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import operator
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from paretune.errors import SurgeryError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx, nn
+
+_FUNCTIONS = {
+    "getitem": operator.getitem,
+    "add": operator.add,
+    "mul": operator.mul,
+    "getattr": builtins.getattr,
+}
+
+
+def to_json(module: fx.GraphModule, own: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the nodes of a graph module as plain JSON values.
+
+    own: names of tensors and modules that a fresh model has too; all other tensors are stored as they are.
+    """
+    known = set(own)
+    return [_node(module, node, known) for node in module.graph.nodes]
+
+
+def _node(module: fx.GraphModule, node: fx.Node, own: set[str]) -> dict[str, Any]:
+    import torch
+
+    out: dict[str, Any] = {"name": node.name, "op": node.op}
+    if node.op == "call_function":
+        out["target"] = _target(node.target)
+    elif node.op == "call_module":
+        target = module.get_submodule(str(node.target))
+        out["target"] = node.target
+        if node.target not in own:
+            assert isinstance(target, torch.nn.Dropout), (
+                f"{node.target}: {type(target).__name__} is no module of the model"
+            )
+            out["dropout"] = target.p
+    elif node.op != "output":
+        out["target"] = node.target
+        if node.op == "get_attr" and node.target not in own:
+            out["value"] = _tensor_to_json(_at(module, str(node.target)))
+    if node.args:
+        out["args"] = [_encode(argument) for argument in node.args]
+    if node.kwargs:
+        out["kwargs"] = {key: _encode(value) for key, value in node.kwargs.items()}
+    return out
+
+
+def _at(module: nn.Module, name: str) -> Any:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
+
+
+def _target(target: Any) -> str:
+    import torch
+
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    if isinstance(target, type):
+        return f"{target.__module__}:{target.__qualname__}"
+    return next(name for name, function in _FUNCTIONS.items() if function is target)
+
+
+def _encode(value: Any) -> Any:
+    import torch
+    from torch import fx
+
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(item) for item in value]}
+    if isinstance(value, list):
+        return [_encode(item) for item in value]
+    if isinstance(value, Mapping):
+        return {"dict": {str(key): _encode(item) for key, item in value.items()}}
+    if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
+        return {"torch": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return {"float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise SurgeryError(f"an argument of type {type(value).__name__} in the graph cannot be stored")
+
+
+def _decode(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
+    import torch
+
+    if isinstance(value, list):
+        return [_decode(item, nodes) for item in value]
+    if not isinstance(value, dict):
+        return value
+    (kind, content), *_ = value.items()
+    if kind == "node":
+        return nodes[content]
+    if kind == "tuple":
+        return tuple(_decode(item, nodes) for item in content)
+    if kind == "dict":
+        return {key: _decode(item, nodes) for key, item in content.items()}
+    if kind == "float":
+        return float(content)
+    return torch.device(content) if kind == "device" else getattr(torch, content)
+
+
+def _tensor_to_json(tensor: torch.Tensor) -> dict[str, Any]:
+    tensor = tensor.detach().cpu()
+    return {
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "shape": list(tensor.shape),
+        "data": [_encode(number) for number in tensor.flatten().tolist()],
+    }
+
+
+def _tensor_from_json(content: dict[str, Any]) -> torch.Tensor:
+    import torch
+
+    data = [_decode(number, {}) for number in content["data"]]
+    return torch.tensor(data, dtype=getattr(torch, content["dtype"])).reshape(content["shape"])
+
+
+def from_json(model: nn.Module, nodes: list[dict[str, Any]]) -> fx.GraphModule:
+    """Return the module that runs stored nodes over a model's tensors, which stay the very same objects."""
+    import torch
+    from torch import fx
+
+    graph = fx.Graph()
+    made: dict[str, fx.Node] = {}
+    own: dict[str, Any] = {}
+    for content in nodes:
+        name, op, target = content["name"], content["op"], content.get("target", "output")
+        if op == "call_module":
+            own[target] = (
+                torch.nn.Dropout(content["dropout"]) if "dropout" in content else model.get_submodule(target)
+            )
+        elif op == "get_attr":
+            own[target] = _tensor_from_json(content["value"]) if "value" in content else _at(model, target)
+        args = tuple(_decode(argument, made) for argument in content.get("args", ()))
+        kwargs = {key: _decode(value, made) for key, value in content.get("kwargs", {}).items()}
+        if op == "call_function":
+            target = _function(target)
+        made[name] = graph.create_node(op, target, args, kwargs, name=name)
+    return module_over(own, graph, training=model.training)
+
+
+def _function(name: str) -> Any:
+    import torch
+
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name]
+    if ":" not in name:
+        namespace, base, overload = name.split(".")
+        return getattr(getattr(getattr(torch.ops, namespace), base), overload)
+    module, _, qualified = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in qualified.split("."):
+        found = getattr(found, part)
+    if not (isinstance(found, type) and issubclass(found, dict | tuple)):
+        raise SurgeryError(
+            f"this manifest of cuts names '{name}', which is no kind of output: it was not written by paretune"
+        )
+    return found
+
+
+def module_over(own: Mapping[str, Any], graph: fx.Graph, *, training: bool = False) -> fx.GraphModule:
+    """Return a module that runs a graph over given tensors (the very same objects) and modules, by dotted name."""
+    import torch
+    from torch import fx, nn
+
+    root = nn.Module()
+    for name in sorted(own):
+        *path, leaf = name.split(".")
+        owner = root
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner._modules[part]  # type: ignore[assignment]
+        value = own[name]
+        if isinstance(value, nn.Module):
+            owner.add_module(leaf, value)
+        elif isinstance(value, nn.Parameter):
+            owner.register_parameter(leaf, value)
+        else:
+            assert isinstance(value, torch.Tensor)
+            owner.register_buffer(leaf, value, persistent=False)
+    module = fx.GraphModule(root, graph)
+    for name, value in own.items():  # fx registers every buffer as persistent
+        if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
+            owner_name, _, leaf = name.rpartition(".")
+            module.get_submodule(owner_name)._non_persistent_buffers_set.add(leaf)
+    return module.train(training)

@@ -1,0 +1,122 @@
+"""Delivery: a selection becomes a model, and is compared with what it must compute before it is handed over.
+
+The user's own module is tried first: its tensors are cut, and numbers in its attributes are set where they held a
+width that changed (`_follow`). Where its code does not follow, the captured graph is rewritten (`_rewrite`) and runs
+over the same tensors. Whichever it is computes what the uncut model computes with the same channels masked
+(`_masked`), or it is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from paretune.cuts import Cuts, replay
+from paretune.data import call
+from paretune.errors import SurgeryError
+from paretune.graphs import to_json
+from paretune.prune._capture import evaluating, line_of_error
+from paretune.prune._follow import follow
+from paretune.prune._graph import named_arguments
+from paretune.prune._masked import Masked
+from paretune.prune._rewrite import rewrite
+from paretune.prune._surgery import Keep, make_cuts
+
+if TYPE_CHECKING:
+    from paretune.prune._analysis import Analysis
+
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Relative to the largest output: far above rounding, far below what a wrong channel does."""
+
+
+def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Module, Cuts, tuple[str, ...]]:
+    """Return a pruned copy of the analysed model, the manifest, and notes.
+
+    form: "module" for the user's own class or an error, "graph" for the rewritten graph, "auto" for the first of
+    these that works. A cut that computes anything else than the masked model is a SurgeryError.
+    """
+    model, state = analysis.model, analysis.couplings
+    expected = masked_outputs(analysis, keep)
+    cuts = make_cuts(model, state, keep)
+    pruned = replay(copy.deepcopy(model), cuts)
+    problem = "the graph form was asked for"
+    if form != "graph":
+        attributes = follow(pruned, analysis.captured, state, keep)
+        problem = difference(expected, pruned, analysis.captured.example) or ""
+        if not problem:
+            return pruned, replace(cuts, attributes=(*cuts.attributes, *(attributes or ()))), ()
+        if form == "module":
+            raise SurgeryError(
+                f"the model's own forward does not follow this cut: {problem}. Take sizes from the tensor "
+                "(x.shape[1], -1) where they are written in the code, or protect the layers concerned, or let the "
+                'result be a rewritten graph: form="auto"'
+            )
+        pruned = replay(copy.deepcopy(model), cuts)
+    graph = rewrite(pruned, analysis.captured, state, keep, analysis.numbers)
+    wrong = difference(expected, graph, analysis.captured.example)
+    if wrong:
+        raise SurgeryError(
+            f"this cut could not be made: the rewritten graph is wrong: {wrong}. This is a mistake of paretune: please "
+            "report the model; protect the layers concerned until it is mended"
+        )
+    own = [
+        n
+        for n, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    ]
+    own += [name for name, _ in model.named_modules()]
+    nodes = to_json(graph, own)
+    notes = [f"the result is the captured graph, rewritten: the model's own forward does not follow ({problem})"]
+    if analysis.numbers is None:
+        notes.append(f"it runs at a batch of {analysis.captured.batch} only: the model's code fixes its batch")
+    manifest = replace(cuts, form="graph", graph=tuple(nodes))
+    return replay(copy.deepcopy(model), manifest), manifest, tuple(notes)
+
+
+def masked_outputs(analysis: Analysis, keep: Keep) -> list[torch.Tensor]:
+    """Return what the model must compute after a cut, for the captured example."""
+    captured = analysis.captured
+    values = [value for _, value in named_arguments(analysis.model, captured.example)]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        masked = Masked(analysis.graph, captured.program.graph, analysis.couplings, keep)
+        return _tensors(masked.run(*values))
+
+
+def outputs(model: nn.Module, example: Any) -> list[torch.Tensor]:
+    """Return every output tensor in eval mode, with the same random numbers each time."""
+    with evaluating(model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _tensors(call(model, example))
+
+
+def _tensors(output: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]  # as torch.export sees outputs
+
+
+def difference(expected: list[torch.Tensor], model: nn.Module, example: Any) -> str | None:
+    """Return in words how a model's outputs differ from what is expected of it, None where they do not."""
+    try:
+        after = outputs(model, example)
+    except Exception as error:
+        line = line_of_error(error)
+        first = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
+        return f"{type(error).__name__}: {first}" + (f" (at {line})" if line else "")
+    if [t.shape for t in expected] != [t.shape for t in after]:
+        return f"its outputs change from {[tuple(t.shape) for t in expected]} to {[tuple(t.shape) for t in after]}"
+    for a, b in zip(expected, after, strict=True):
+        if (gap := relative_gap(a, b)) > _TOLERANCE.get(a.dtype, 1e-3):
+            return f"it computes another function than the masked model (relative difference {gap:.1e})"
+    return None
+
+
+def relative_gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return max |a - b| / max |a|; 0 for equal tensors, whatever they hold."""
+    if not a.is_floating_point() or torch.equal(a, b):
+        return 0.0
+    a, b = (torch.nan_to_num(t.double()) for t in (a, b))
+    return float((a - b).abs().max() / a.abs().max().clamp_min(1e-30))

@@ -1,0 +1,77 @@
+"""Operators that read or write positions by number: indexing, gathering, scattering.
+
+Where the numbers are a constant of the model (a permutation of the channels) they say which position comes from where;
+where they are computed, the axis that is read by number cannot be cut.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from paretune.prune._couplings import Axes, Couplings, NoRule, Rule, axis_index, shape_of
+from paretune.prune._rules.pointwise import broadcast
+from paretune.prune._units import Axis
+
+
+def index(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Index with tensors, as numpy does: their axes stand where the first indexed axis was, or in front."""
+    axes, indices = state.axes(arguments["self"]), list(arguments["indices"])
+    indices += [None] * (len(axes) - len(indices))
+    used = [dim for dim, tensor in enumerate(indices) if tensor is not None]
+    tensors = [indices[dim] for dim in used]
+    if any(tensor.meta["val"].dtype in (torch.bool, torch.uint8) for tensor in tensors):
+        raise NoRule
+    if len(used) == 1 and (known := constant_of(state, tensors[0])) is not None and known.ndim == 1:
+        return [*axes[: used[0]], axes[used[0]][known], *axes[used[0] + 1 :]]
+    for dim in used:
+        state.pin(node, axes[dim], "reads this axis by number", "numbers that are a constant of the model")
+    shape = torch.broadcast_shapes(*(tensor.meta["val"].shape for tensor in tensors))
+    picked = broadcast(state, node, [state.axes(tensor) for tensor in tensors], tuple(shape))
+    rest = [axis for dim, axis in enumerate(axes) if dim not in used]
+    front = used[0] if used == list(range(used[0], used[-1] + 1)) else 0
+    return [*rest[:front], *picked, *rest[front:]]
+
+
+def index_select(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Read positions of one axis."""
+    axes = list(state.axes(arguments["self"]))
+    dim, known = axis_index(arguments["dim"], len(axes)), constant_of(state, arguments["index"])
+    if known is not None:
+        axes[dim] = axes[dim][known]
+    else:
+        state.pin(node, axes[dim], "reads this axis by number", "numbers that are a constant of the model")
+        axes[dim] = state.fixed(node, shape_of(node)[dim])
+    return axes
+
+
+def gather(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Read or write positions of one axis, chosen for every position of the others."""
+    axes, chosen = state.axes(arguments["self"]), state.axes(arguments["index"])
+    dim = axis_index(arguments["dim"], len(axes))
+    for tensor in (axes, chosen):
+        state.pin(node, tensor[dim], "reads this axis by number")
+    for position, (mine, other) in enumerate(zip(axes, chosen, strict=True)):
+        if position != dim and len(mine) == len(other):
+            state.union(mine, other)
+        elif position != dim:
+            state.pin(node, mine, "reads only a part of this axis")
+    return chosen if shape_of(node) == tuple(map(len, chosen)) else axes
+
+
+def constant_of(state: Couplings, node: Any) -> Axis | None:
+    """Return the whole numbers that a buffer or constant of the model holds, None for what is computed."""
+    value = state.constants.get(node) if isinstance(node, fx.Node) else None
+    if value is None or value.is_floating_point() or value.dtype == torch.bool:
+        return None
+    return np.asarray(value.detach().cpu().numpy(), np.int64)
+
+
+RULES: dict[str, Rule] = {
+    "index": index,
+    "index_select": index_select,
+    **dict.fromkeys(("gather", "take_along_dim", "scatter", "scatter_add"), gather),
+}
