@@ -46,7 +46,9 @@ def run(name: str, measure: Callable[[bool], Result], arguments: Sequence[str] |
 
     measure: (quick) -> Result. --save writes `benchmarks/results/NAME.json`, missed goals too.
     """
-    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser = argparse.ArgumentParser(
+        description=sys.modules["__main__"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a small honest version, in under 60 seconds")
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/{name}.json")
     options = parser.parse_args(arguments)

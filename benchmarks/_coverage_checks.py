@@ -1,8 +1,8 @@
 """What is asked of a pruned model: the same function, trains, reloads in a fresh process, exports to ONNX.
 
 The oracle here knows nothing of paretune's analysis. It reads the manifest alone: in a copy of the uncut model
-every slice that the manifest removes is set to zero, and every norm over channels is told to compute its statistics
-over those that stay. Outputs and gradients must then be those of the pruned model.
+every slice that the manifest removes is set to zero, and every norm over channels is told to compute its
+statistics over those that stay. Outputs and gradients must then be those of the pruned model.
 """
 
 from __future__ import annotations

@@ -29,13 +29,6 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 Inputs = Callable[[int], Any]
 """batch -> what the model is called with, the same numbers each time."""
 CLASSES, VOCABULARY, POSITIONS, TOKENS, IMAGE = 5, 211, 53, 11, 64
-QUICK = (
-    "torchvision/resnet18",
-    "torchvision/shufflenet_v2_x0_5",
-    "torchvision/mobilenet_v3_small",
-    "transformers/bert",
-    "transformers/llama",
-)
 
 
 def names(held_out: bool = False) -> list[str]:
@@ -145,7 +138,7 @@ def _timm(kind: str) -> tuple[nn.Module, Inputs]:
     _torchvision()
     import timm
 
-    model = timm.create_model(kind, pretrained=False)
+    model = timm.create_model(kind, pretrained=False, num_classes=1000)
     return model, _noise(*model.default_cfg["input_size"])
 
 
@@ -218,8 +211,9 @@ _IMAGE = {"image_size": IMAGE, "patch_size": 16, "num_channels": 3}
 _LABELS = {"num_labels": CLASSES}
 _PIXELS = _named("pixel_values", 3, IMAGE, IMAGE)
 _WAVE = _named("input_values", 4000)
-_SPEECH = {"conv_dim": (32, 32, 32), "conv_stride": (5, 4, 4), "conv_kernel": (10, 8, 4), 
-           "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0,
+_SPEECH = {"conv_dim": (32, 32, 32), "conv_stride": (5, 4, 4), "conv_kernel": (10, 8, 4),
+           "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "layerdrop": 0.0,
+           "mask_time_prob": 0.0, "mask_feature_prob": 0.0,
            "apply_spec_augment": False, "classifier_proj_size": 40}  # fmt: skip
 _BERT = {**_H, **_FF, **_TEXT, **_LABELS}
 _KV = {"num_key_value_heads": 2}
