@@ -57,6 +57,7 @@ def step_key(step: Step, state: State, model: nn.Module, task: Task, context: Co
         "model": fingerprint(model),
         "task": [fingerprint(part) for part in (task.loss, task.metric, task.augment, task.example)],
         "teacher": fingerprint(context.teacher) if step.uses_teacher else "",
+        "target": context.target.to_json() if step.uses_target else "",
     }
     return _hash(parts)
 

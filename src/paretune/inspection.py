@@ -96,7 +96,7 @@ def _cut(step: Channels, model: nn.Module, task: Task) -> tuple[nn.Module, Row, 
         analysis = analyze(model, task.inputs())
         least = {key: round(analysis.ceiling[f"{key}_fraction"] * before[key]) for key in ("macs", "params")}
         entry["ceiling"] = {**least, "weight_bytes": FLOAT_BYTES * least["params"]}
-        selection = step.select(analysis)
+        selection = step.select(analysis, task)
         pruned = cut(analysis, selection)
     except (InfeasibleError, InputError) as error:
         return model, {**entry, "gains": "nothing: it cannot be done", "problem": str(error)}, {}

@@ -89,6 +89,11 @@ class Step:
     uses_data: ClassVar[tuple[str, ...]] = ()
     """The splits of the task that the result depends on."""
 
+    @property
+    def uses_target(self) -> bool:
+        """Whether the result depends on timings on the target (then it is part of the cache key)."""
+        return False
+
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Return the transformed model; the one given may be changed and must not be used again."""
         raise TypeError(f"{self.name} works on the exported graph: put it after the steps on the model")

@@ -145,7 +145,7 @@ def _option(field: dataclasses.Field[Any], hint: Hint, words: str, name: str) ->
 
 def _completions(name: str, hint: Hint) -> Callable[..., list[str]] | None:
     """Complete the names of a family where a field takes one: `score` those of `scores`."""
-    if hint.kinds != (str,) or hint.choices or f"{name}s" not in FAMILIES:
+    if str not in hint.kinds or hint.choices or f"{name}s" not in FAMILIES:
         return None
     return lambda ctx, param, incomplete: [n for n in registry(f"{name}s") if n.startswith(incomplete)]
 

@@ -13,18 +13,20 @@ Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, arXiv:16
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
 from torch import nn
 
 from paretune.cuts import Cuts
 from paretune.errors import InputError, RecipeError
-from paretune.methods import find
 from paretune.prune._analysis import Analysis, analyze
+from paretune.prune._budget import BUDGETS, target_amount
 from paretune.prune._deliver import deliver
-from paretune.prune._selection import COMBINE, Selection, select, target_macs
+from paretune.prune._evidence import NEED_DATA, needs
+from paretune.prune._selection import COMBINE, SCOPES, ScoreSpec, Selection, resolve_score, select
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
+from paretune.target import Target
 
 if TYPE_CHECKING:
     from paretune.task import Task
@@ -64,20 +66,27 @@ def channels(
     ratio: float | None = None,
     threshold: float | None = None,
     macs: float | str | None = None,
+    params: float | str | None = None,
+    size: float | str | None = None,
+    latency: float | str | None = None,
     widths: Mapping[str, int] | None = None,
-    score: str | Callable[..., Any] = "l1",
+    score: ScoreSpec | Callable[..., Any] = "l1",
     scope: str = "global",
     multiple: int = 1,
     protect: Iterable[str] = (),
     combine: str = "mean",
     data: Any = None,
     loss: Any = None,
+    samples: int | None = None,
+    seed: int = 0,
+    target: Target | None = None,
 ) -> Pruned:
     """Remove channels from a copy of a model; the model that is given is not changed.
 
     example: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
-    The choice is that of `select`; `data` and `loss` are for scores that need them. A target that cannot be met,
-    and a model with nothing to prune, are an InfeasibleError before anything is cut.
+    The choice is that of `select`, which says what every argument is; `data` and `loss` are for scores that need
+    them. A target that cannot be met, and a model with nothing to prune, are an InfeasibleError before anything is
+    cut.
     """
     analysis = analyze(model, example)
     selection = select(
@@ -85,12 +94,20 @@ def channels(
         ratio=ratio,
         threshold=threshold,
         macs=macs,
+        params=params,
+        size=size,
+        latency=latency,
         widths=widths,
         score=score,
         scope=scope,
         multiple=multiple,
         protect=protect,
         combine=combine,
+        data=data,
+        loss=loss,
+        samples=samples,
+        seed=seed,
+        target=target,
     )
     return cut(analysis, selection)
 
@@ -105,6 +122,7 @@ def cut(analysis: Analysis, selection: Selection, *, form: str = "auto") -> Prun
     """Cut a selection out of a copy of the analysed model, and check the copy against the masked model."""
     keep = analysis.keep(selection.removed)
     pruned, cuts, notes = deliver(analysis, keep, form)
+    cuts = replace(cuts, folded=analysis.folded, base=analysis.base)
     return Pruned(
         model=pruned,
         cuts=cuts,
@@ -119,7 +137,7 @@ def cut(analysis: Analysis, selection: Selection, *, form: str = "auto") -> Prun
 @final
 @dataclass(frozen=True, kw_only=True)
 class Channels(Step):
-    """Remove whole channels: a ratio of them, until a target of MACs, or down to given widths.
+    """Remove whole channels: a ratio of them, down to given widths, or to a budget of MACs, size or time.
 
     Batch-norm statistics are recalibrated on training samples after the cut. Without a target, half of the
     channels go.
@@ -128,64 +146,98 @@ class Channels(Step):
     name: ClassVar[str] = "prune.channels"
     uses_data: ClassVar[tuple[str, ...]] = ("train",)
 
-    score: str = "l1"
-    """A name that `paretune methods scores` lists."""
+    score: str | dict[str, dict[str, Any] | None] = "l1"
+    """A name that `paretune methods scores` lists, or with options `{taylor: {of: output}}`."""
     ratio: Annotated[float | None, Range(0.0, 1.0, high_open=True)] = None
     """Fraction of the channels to remove."""
+    threshold: float | None = None
+    """Channels whose score is above it stay, the others go."""
     macs: Annotated[float | str | None, Range(0.0, 1.0, low_open=True)] = None
     """Multiply-accumulates to keep: a fraction of the incoming model's, or an amount like "20M"."""
+    params: Annotated[float | str | None, Range(0.0, 1.0, low_open=True)] = None
+    """Parameters to keep, likewise: 0.5 or "1M"."""
+    size: Annotated[float | str | None, Range(0.0, 1.0, low_open=True)] = None
+    """Bytes of parameters and buffers to keep, as they are before any quantization: 0.5 or "200KB"."""
+    latency: Annotated[float | str | None, Range(0.0, 1.0, low_open=True)] = None
+    """Time to keep, timed on the target in float: "0.5x" of the incoming model's, or "2ms"."""
     widths: dict[str, int] | None = None
     """Channels that layers keep, by name or glob: {"layer1.*.conv1": 16}."""
     scope: str = "global"
-    """`global`: the least important of all layers go; `local`: the same ratio of every group."""
+    """`global`: the least important of all layers go; `isomorphic`: of every kind; `local`: of every group."""
     multiple: Annotated[int, Range(1, 1024)] = 1
     """Widths after the cut are multiples of this: 16 suits the CPU's kernels."""
     protect: tuple[str, ...] = ()
     """Layers, by name or glob, that keep the channels they make."""
     combine: str = "mean"
     """How scores of coupled layers become one: mean, sum, max, first."""
+    samples: Annotated[int, Range(1, 1_000_000)] = 512
+    """Training samples for scores that need data."""
     recalibrate: Annotated[int, Range(0, 1_000_000)] = 512
     """Training samples for the recalibration of batch norm; 0 leaves the statistics as they were."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        find("scores", self.score)
-        targets = [t for t in ("ratio", "macs", "widths") if getattr(self, t) is not None]
+        resolve_score(self.score)
+        targets = [t for t in ("ratio", "threshold", "widths", *BUDGETS) if getattr(self, t) is not None]
         if len(targets) > 1:
-            raise RecipeError(f"prune.channels: give one of ratio, macs and widths, not {' and '.join(targets)}")
+            raise RecipeError(
+                f"prune.channels: give one of ratio, threshold, widths, {', '.join(BUDGETS)}, not "
+                f"{' and '.join(targets)}"
+            )
         if not targets:
             object.__setattr__(self, "ratio", 0.5)
-        for field, allowed in (("scope", ("global", "local")), ("combine", COMBINE)):
+        for field, allowed in (("scope", SCOPES), ("combine", COMBINE)):
             if getattr(self, field) not in allowed:
                 raise RecipeError(
                     f"prune.channels: {field}='{getattr(self, field)}' must be one of {', '.join(allowed)}"
                 )
-        if self.macs is not None:
-            try:
-                target_macs(self.macs, 1)
-            except InputError as error:
-                raise RecipeError(str(error)) from error
+        for name in BUDGETS:
+            if getattr(self, name) is not None:
+                try:
+                    target_amount(name, getattr(self, name), 1)
+                except InputError as error:
+                    raise RecipeError(str(error)) from error
 
-    def select(self, analysis: Analysis) -> Selection:
-        """Return what this step removes from an analysed model."""
+    @property
+    def uses_target(self) -> bool:
+        """Whether the result depends on what the target takes for it."""
+        return self.latency is not None
+
+    def select(self, analysis: Analysis, task: Task | None = None, context: Context | None = None) -> Selection:
+        """Return what this step removes from an analysed model; the task has the data that some scores need."""
+        context = context or Context()
+        seeing = task is not None and self._needs_data
         return select(
             analysis,
             ratio=self.ratio,
+            threshold=self.threshold,
             macs=self.macs,
+            params=self.params,
+            size=self.size,
+            latency=self.latency,
             widths=self.widths,
             score=self.score,
             scope=self.scope,
             multiple=self.multiple,
             protect=self.protect,
             combine=self.combine,
+            data=task.data("train") if task is not None and seeing else None,
+            loss=task.loss if task is not None and seeing else None,
+            samples=self.samples,
+            seed=context.seed,
+            target=context.target,
         )
+
+    @property
+    def _needs_data(self) -> bool:
+        return any(name in NEED_DATA for name in needs(resolve_score(self.score)))
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Analyse, select, cut, and recalibrate batch norm."""
         from paretune.train import recalibrate_batch_norm
 
-        analysis = analyze(model, task.inputs())
-        selection = self.select(analysis)
+        analysis = analyze(model.to(context.device) if self._needs_data else model, task.inputs())
+        selection = self.select(analysis, task, context)
         prediction = predict(analysis, selection)
         pruned = cut(analysis, selection)
         if self.recalibrate:
@@ -197,7 +249,7 @@ class Channels(Step):
                 seed=context.seed,
                 device=context.device,
             )
-            pruned.model.cpu()  # where every step hands its model over
+        pruned.model.cpu()  # where every step hands its model over
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": pruned.widths})
         details = {
             "before": pruned.before,

@@ -1,28 +1,33 @@
 """Ranking: in each group, the order in which bundles go, and which must stay.
 
-Scores of coupled slices are combined by a stated rule (mean by default). Layers of different fan-in do not
-compare raw, so for a global ranking every group's scores are divided by their mean (as in Fang et al.,
-"Isomorphic Pruning for Vision Models", ECCV 2024, arXiv:2407.04616, where unlike structures are not ranked
-against each other raw).
+Scores of coupled slices are combined by a stated rule (mean by default). Layers of different fan-in do not compare
+raw, so for a ranking over groups every group's scores are divided by their mean.
+
+Unlike structures do not compare even so: the scores of attention heads spread otherwise than those of a residual
+width. Fang et al., "Isomorphic Pruning for Vision Models", ECCV 2024, arXiv:2407.04616, therefore ranks only
+isomorphic structures against each other; `kinds` says which are. Here two groups are of one kind if the same
+operators make and read their channels, along the same axes, in the same place of a product (heads, the width of a
+head), and both are or are not shared by several layers that make them (a residual width). The paper asks for equal
+graphs, so that stages of three and of four blocks would be two kinds.
 
 Of every axis of every tensor that could be emptied, the best unit stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from paretune.prune._couplings import Couplings
 from paretune.prune._groups import Group
+from paretune.prune._parts import Part, operator_of
 from paretune.prune._units import Axis
 
-Score = Callable[..., torch.Tensor]
+Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,79 +37,96 @@ class Ranked:
     group: Group
     bundles: NDArray[np.int64]
     """(n, parts) units, the first to go first; those that must stay are left out."""
-    scores: NDArray[np.float64]
+    scores: Values
     """(n,), comparable across groups where they were normalised."""
 
 
 def rank(
-    model: nn.Module,
     state: Couplings,
     groups: Sequence[Group],
-    score: Score,
+    parts: Sequence[Part],
+    values: Sequence[Values | None],
     combine: str,
     *,
     normalise: bool,
-) -> list[Ranked]:
-    """Score the units of every group and put their bundles in the order in which they go.
+) -> tuple[list[Ranked], list[Group]]:
+    """Put the bundles of every group in the order in which they go; return also the groups that have no score.
 
-    normalise: divide the scores of each group by their mean, so that groups compare.
+    parts: where the groups' units lie; values: the score of every part, None where it has none.
+    normalise: divide the scores of each group by the mean of their absolute values, so that groups compare.
     """
-    cache: dict[tuple[str, int], NDArray[np.float64]] = {}
-    found = []
-    for group in groups:
-        scores = _unit_scores(model, state, group, score, combine, cache)
-        found.append(scores / max(float(scores.mean()), 1e-30) if normalise else scores)
-    return _order(state, groups, found)
+    by_group: dict[int, list[tuple[Part, Values]]] = defaultdict(list)
+    for part, value in zip(parts, values, strict=True):
+        if value is not None:
+            by_group[part.group].append((part, value))
+    known, scores, unknown = [], [], []
+    for index, group in enumerate(groups):
+        combined = combine_scores(by_group[index], group.blocks.size, combine)
+        if combined is None:
+            unknown.append(group)
+            continue
+        known.append(group)
+        scores.append((scaled(combined) if normalise else combined).reshape(group.blocks.shape))
+    return _order(state, known, scores), unknown
 
 
-def _unit_scores(
-    model: nn.Module,
-    state: Couplings,
-    group: Group,
-    score: Score,
-    combine: str,
-    cache: dict[tuple[str, int], NDArray[np.float64]],
-) -> NDArray[np.float64]:
-    """Return the combined score of every unit of a group, in the shape of its blocks.
+def combine_scores(found: Sequence[tuple[Part, Values]], size: int, combine: str) -> Values | None:
+    """Return one score for each of `size` units by the rule: mean, sum, max, or the first layer's.
 
-    Where tensors make only a part of the units each, as the branches of a concatenation do, their scores are
-    divided by their mean first: else the branch of smaller fan-in would go as a whole.
+    Where slices know only a part of the units each, as the branches of a concatenation do, their scores are
+    divided by their mean first: else the branch of smaller fan-in would go as a whole. None where a unit has no
+    score.
     """
-    units = group.blocks.ravel()
-    order = np.argsort(units)
-    total, count, most = (np.zeros(len(units)) for _ in range(3))
-    most -= np.inf
-    parts = []
-    for made in group.makes:
-        if (made.tensor, made.axis) not in cache:
-            tensor = model.get_parameter(made.tensor).detach()
-            cache[made.tensor, made.axis] = score(tensor.movedim(made.axis, 0)).double().cpu().numpy()
-        parts.append((cache[made.tensor, made.axis], _places(state, made.units, units, order)))
-    if any(len(np.unique(np.concatenate([index for _, index in found]))) < len(units) for _, found in parts):
-        parts = [(values / max(float(values.mean()), 1e-30), found) for values, found in parts]
-    for values, found in parts:
-        for hit, index in found:
-            value = values[hit]
+    by_slice: dict[int, list[tuple[Part, Values]]] = defaultdict(list)
+    for part, value in found:
+        by_slice[id(part.slice)].append((part, value))
+    partial = any(len(np.unique(np.concatenate([p.units for p, _ in some]))) < size for some in by_slice.values())
+    total, count, most = np.zeros(size), np.zeros(size), np.full(size, -np.inf)
+    for some in by_slice.values():
+        scale = _mean([value for _, value in some]) if partial else 1.0
+        for part, value in some:
+            index, value = part.units, value / scale
             if combine == "first":
                 new = count[index] == 0
                 index, value = index[new], value[new]
             np.add.at(total, index, value)
             np.add.at(count, index, 1)
             np.maximum.at(most, index, value)
-    out = {"sum": total, "max": most}.get(combine, total / np.maximum(count, 1))
-    return out.reshape(group.blocks.shape)
+    if (count == 0).any():
+        return None
+    out: Values = {"sum": total, "max": most}.get(combine, total / np.maximum(count, 1))
+    return out
 
 
-def _places(
-    state: Couplings, made: Axis, units: NDArray[np.int64], order: NDArray[np.intp]
-) -> list[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
-    """Return, for each factor of an axis, which of its slices are units of the group, and where in it they are."""
-    found = []
-    for column in state.units.factors(made).T:
-        place = np.searchsorted(units, column, sorter=order).clip(max=len(units) - 1)
-        hit = units[order[place]] == column
-        found.append((hit, order[place[hit]]))
-    return found
+def scaled(scores: Values) -> Values:
+    """Divide scores by the mean of their absolute values."""
+    return scores / _mean([scores])
+
+
+def _mean(values: Sequence[Values]) -> float:
+    return max(float(np.abs(np.concatenate(values)).mean()), 1e-30)
+
+
+def kinds(state: Couplings, groups: Sequence[Group], parts: Sequence[Part]) -> list[int]:
+    """Return for every group the number of its kind: equal where structures compare (see the module).
+
+    parts: where the groups' units lie on the slices that make and that read them.
+    """
+    marks: list[set[tuple[object, ...]]] = [set() for _ in groups]
+    makers: list[set[str]] = [set() for _ in groups]
+    made = {id(where) for where in state.makes}
+    for part in parts:
+        makes = id(part.slice) in made
+        first = part.positions[0]
+        each = "" if len(first) == 1 else "block" if int(first[1] - first[0]) == 1 else "place"
+        marks[part.group].add((makes, operator_of(part.slice.node), part.slice.axis, each, part.blocks > 1))
+        if makes:
+            makers[part.group].add(part.slice.tensor)
+    found: dict[object, int] = {}
+    return [
+        found.setdefault((frozenset(mark), len(makes) > 1), len(found))
+        for mark, makes in zip(marks, makers, strict=True)
+    ]
 
 
 def _order(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.float64]]) -> list[Ranked]:

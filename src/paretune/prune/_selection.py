@@ -1,4 +1,4 @@
-"""Selection: which channels go. By ratio, threshold, target of MACs, or explicit widths.
+"""Selection: which channels go. By ratio, threshold, widths, or a budget of MACs, parameters, bytes or time.
 
 In each group the bundles are ranked (`_ranking`), and what is chosen is how many of the lowest go: every target
 is then a search over one number. Of every axis that is cut at least one channel stays (the best), or the
@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,13 +21,22 @@ from numpy.typing import NDArray
 from paretune.errors import InfeasibleError, InputError, nearest
 from paretune.methods import find
 from paretune.prune._analysis import Analysis, require_groups
+from paretune.prune._budget import BUDGETS, Budget, budget, target_amount
 from paretune.prune._couplings import Slice
+from paretune.prune._evidence import OF_SAMPLES, Score, evaluate, name_of, needs, role
 from paretune.prune._groups import Group, channels_per_bundle, layer_name
-from paretune.prune._ranking import Ranked, Score, rank, removed_units
+from paretune.prune._parts import makers, norms, parts_of
+from paretune.prune._ranking import Ranked, kinds, rank, removed_units
 from paretune.prune._units import Axis
-from paretune.recipe import amount
+from paretune.target import Target
 
 COMBINE = ("mean", "sum", "max", "first")
+SCOPES = ("global", "local", "isomorphic")
+PRECISION = 1 / 32
+"""A budget that is measured is searched to this fraction of the way from nothing to all that can go."""
+
+ScoreSpec = str | Mapping[str, Mapping[str, Any] | None]
+"""`l1`, or with options `{"taylor": {"of": "output"}}`."""
 
 
 @dataclass(frozen=True)
@@ -47,43 +57,108 @@ def select(
     ratio: float | None = None,
     threshold: float | None = None,
     macs: float | str | None = None,
+    params: float | str | None = None,
+    size: float | str | None = None,
+    latency: float | str | None = None,
     widths: Mapping[str, int] | None = None,
-    score: str | Score = "l1",
+    score: ScoreSpec | Score = "l1",
     scope: str = "global",
     multiple: int = 1,
     protect: Iterable[str] = (),
     combine: str = "mean",
+    data: Any = None,
+    loss: Any = None,
+    samples: int | None = None,
+    seed: int = 0,
+    target: Target | None = None,
 ) -> Selection:
-    """Choose the channels to remove; give exactly one of ratio, threshold, macs and widths.
+    """Choose the channels to remove; give exactly one of ratio, threshold, widths, macs, params, size and latency.
 
-    ratio: the fraction of prunable channels to remove, in [0, 1), of all together (scope "global") or of each
-        group (scope "local"); channels that are coupled count once.
+    ratio: the fraction of prunable channels to remove, in [0, 1), of all together (scope "global"), of each
+        group ("local") or of each kind ("isomorphic"); channels that are coupled count once.
     threshold: channels whose score is above it stay, the others go.
-    macs: multiply-accumulates to keep, as a fraction of the model's in (0, 1], or as an amount ("20M").
     widths: channels that layers keep, by the name or glob of the layer that makes them: {"layer1.*.conv1": 16}.
+    macs, params: multiply-accumulates or parameters to keep, as a fraction of the model's in (0, 1], or as an
+        amount ("20M").
+    size: bytes of the state dict to keep, parameters and buffers in their own type, likewise ("200KB").
+    latency: time to keep, a fraction ("0.5x") or an amount ("2ms"): a handful of candidates are cut, exported and
+        timed on `target` beside the whole model, so that it takes a minute and another machine may differ.
+    score: a name that `paretune methods scores` lists, one with options ({"taylor": {"of": "output"}}), or a
+        function that names its evidence (`prune._evidence`).
+    scope: "global": all groups are ranked together, each one's scores divided by their mean; "isomorphic": so are
+        groups of one kind, and every kind loses the same part (`prune._ranking.kinds`); "local": every group does.
     multiple: widths after the cut are multiples of this, at least one; a group that cannot get there stays whole.
     protect: names or globs of layers, or of modules with all that is in them, that keep the channels they make.
     combine: how the scores of coupled slices become one: mean, sum, max, or that of the first layer.
+    data, loss: for scores that need them, as a Task takes `train` and `loss`; at most `samples` samples, drawn by
+        `seed`, or all of them.
     """
-    _check(
-        ratio=ratio, threshold=threshold, macs=macs, widths=widths, scope=scope, multiple=multiple, combine=combine
-    )
+    targets = {"ratio": ratio, "threshold": threshold, "widths": widths}
+    budgets = {"macs": macs, "params": params, "size": size, "latency": latency}
+    _check(scope=scope, multiple=multiple, combine=combine, **targets, **budgets)
+    function = resolve_score(score)
     require_groups(analysis)
     free = unprotected(analysis, protect)
-    normalise = threshold is None and scope == "global"
-    ranked = rank(analysis.model, analysis.couplings, free, _resolve(score), combine, normalise=normalise)
+    normalise = threshold is None and scope != "local"
+    ranked, unknown = _scored(analysis, free, function, combine, normalise, data, loss, samples, seed)
+    bound = next((budget(analysis, n, asked, target) for n, asked in budgets.items() if asked is not None), None)
     if widths is not None:
         counts, multiple = _by_widths(ranked, analysis, widths), 1
     elif threshold is not None:
         counts = _nearest(ranked, [int((r.scores <= threshold).sum()) for r in ranked], multiple)
-    elif ratio is not None:
-        counts = _by_ratio(ranked, ratio, scope, multiple)
+    elif ratio is not None and scope == "local":
+        asked = [min(len(r.bundles), int(ratio * r.group.blocks.shape[1] + 1e-9)) for r in ranked]
+        counts = _nearest(ranked, asked, multiple)
     else:
-        assert macs is not None
-        counts = _by_macs(analysis, ranked, macs, scope, multiple)
+        path = _path(ranked, multiple, _kinds(analysis, ranked) if scope == "isomorphic" else None)
+        if ratio is not None:
+            counts = path.counts(int((path.gone <= ratio * path.total + 1e-9).sum()))
+        else:
+            assert bound is not None
+            counts = _by_budget(ranked, bound, path, scope, multiple)
     removed = removed_units(ranked, counts)
     after = {r.group.layers[0]: r.group.width - k * r.group.step for r, k in zip(ranked, counts, strict=True) if k}
-    return Selection(removed, after, (*_stuck(ranked, multiple), *_emptied(ranked, counts)))
+    told = bound.notes(removed) if bound is not None else ()
+    return Selection(removed, after, (*_stuck(ranked, multiple), *_emptied(ranked, counts), *unknown, *told))
+
+
+def _scored(
+    analysis: Analysis,
+    groups: tuple[Group, ...],
+    score: Score,
+    combine: str,
+    normalise: bool,
+    data: Any,
+    loss: Any,
+    samples: int | None,
+    seed: int,
+) -> tuple[list[Ranked], tuple[str, ...]]:
+    """Return the groups ranked, and a note for each that has no score and therefore stays whole."""
+    state, names = analysis.couplings, needs(score)
+    slices = {
+        "makes": state.makes if any(name in OF_SAMPLES for name in names) else makers(groups),
+        "reads": state.reads,
+        "norms": norms(state),
+    }[role(score)]
+    parts = parts_of(state, groups, slices)
+    values = evaluate(analysis, parts, score, data=data, loss=loss, samples=samples, seed=seed)
+    ranked, unknown = rank(state, groups, parts, values, combine, normalise=normalise)
+    wanted = ", ".join(names)
+    if groups and not ranked:
+        raise InputError(
+            f"prune.channels: score '{name_of(score)}' needs {wanted}, which no layer that can be pruned has for "
+            "all of its channels; choose another score, for example l1"
+        )
+    return ranked, tuple(
+        f"{group.title} keeps its {group.width} channels: score '{name_of(score)}' needs {wanted}, which not all "
+        "of them have"
+        for group in unknown
+    )
+
+
+def _kinds(analysis: Analysis, ranked: list[Ranked]) -> list[int]:
+    state, groups = analysis.couplings, [r.group for r in ranked]
+    return kinds(state, groups, parts_of(state, groups, [*makers(groups), *state.reads]))
 
 
 def unprotected(analysis: Analysis, protect: Iterable[str]) -> tuple[Group, ...]:
@@ -119,7 +194,7 @@ def _check(*, scope: str, multiple: Any, combine: str, **targets: Any) -> None:
             f"prune.channels: ratio={ratio} must be at least 0 and below 1; it is the fraction that is removed: "
             "ratio=0.5 removes half of the channels"
         )
-    for name, value, allowed in (("scope", scope, ("global", "local")), ("combine", combine, COMBINE)):
+    for name, value, allowed in (("scope", scope, SCOPES), ("combine", combine, COMBINE)):
         if value not in allowed:
             raise InputError(
                 f"prune.channels: {name}='{value}' must be one of {', '.join(allowed)}"
@@ -127,49 +202,41 @@ def _check(*, scope: str, multiple: Any, combine: str, **targets: Any) -> None:
             )
     if not isinstance(multiple, int) or multiple < 1:
         raise InputError(f"prune.channels: multiple={multiple!r} must be a whole number of at least 1")
-    if targets["macs"] is not None:
-        target_macs(targets["macs"], 1)
+    for name in BUDGETS:
+        if targets[name] is not None:
+            target_amount(name, targets[name], 1)
 
 
-def target_macs(macs: float | str, full: int) -> float:
-    """Return the multiply-accumulates to keep: a fraction of `full`, or the amount itself ("20M", above 1)."""
-    number, relative = (
-        amount(macs, {"K": 1e3, "M": 1e6, "G": 1e9}, "macs")
-        if isinstance(macs, str)
-        else (float(macs), 0 < float(macs) <= 1)
-    )
-    if number <= 0 or (relative and number > 1):
-        raise InputError(
-            f"prune.channels: macs={macs} must be above 0 and at most 1, or an amount like '20M'; "
-            "macs=0.5 keeps half of the multiply-accumulates"
-        )
-    return number * full if relative else number
-
-
-def _resolve(score: str | Score) -> Score:
-    function: Score = find("scores", score) if isinstance(score, str) else score
-    needs = [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is inspect.Parameter.empty and name != "weight"
-    ]
-    if needs:
-        raise InputError(
-            f"prune.channels: score '{getattr(function, '__name__', score)}' needs {', '.join(needs)}, which this "
-            "version does not supply; scores of `weight` alone are used here, for example l1"
-        )
+def resolve_score(score: ScoreSpec | Score) -> Score:
+    """Return the score that a name, a name with options, or a function stands for; check what it asks for."""
+    function: Score
+    if isinstance(score, str):
+        function = find("scores", score)
+    elif isinstance(score, Mapping):
+        function = _with_options(score)
+    else:
+        function = score
+    role(function)
     return function
 
 
-def _by_ratio(ranked: list[Ranked], ratio: float, scope: str, multiple: int) -> list[int]:
-    if scope == "local":
-        asked = [min(len(r.bundles), int(ratio * r.group.blocks.shape[1] + 1e-9)) for r in ranked]
-        return _nearest(ranked, asked, multiple)
-    path = _path(ranked, multiple)
-    parts = np.array([r.bundles.shape[1] for r in ranked])
-    gone = np.cumsum((path.after - path.before) * parts[path.group])
-    total = sum(r.group.blocks.size for r in ranked)
-    return path.counts(int((gone <= ratio * total + 1e-9).sum()))
+def _with_options(spec: Mapping[str, Mapping[str, Any] | None]) -> Score:
+    if len(spec) != 1:
+        raise InputError(
+            f"prune.channels: score={dict(spec)} must be one name with its options, for example "
+            "{taylor: {of: output}}"
+        )
+    name, options = next(iter(spec.items()))
+    function: Score = find("scores", name)
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for option in options or {}:
+        if option not in known:
+            raise InputError(
+                f"prune.channels: score '{name}' has no option '{option}'.{nearest(str(option), known)} "
+                f"It takes {', '.join(known) or 'none'}."
+            )
+    return partial(function, **(options or {}))
 
 
 @dataclass(frozen=True)
@@ -180,6 +247,9 @@ class _Path:
     before: Axis
     after: Axis
     """(moves,): which group moves, and how many bundles it has lost before and after the move."""
+    gone: Axis
+    total: Axis
+    """(moves,): units that are gone after the move, and all there are: of all groups, or of the group's kind."""
     groups: int
 
     def counts(self, moves: int) -> list[int]:
@@ -189,8 +259,12 @@ class _Path:
         return [int(count) for count in lost]
 
 
-def _path(ranked: list[Ranked], multiple: int) -> _Path:
-    """Return all moves, the lowest mean score first; in a group they keep their order."""
+def _path(ranked: list[Ranked], multiple: int, kind: list[int] | None) -> _Path:
+    """Return all moves, the lowest mean score first; in a group they keep their order.
+
+    kind: the kind of every group; then moves of unlike kinds are put in the order of the part that their kind has
+    lost, so that every beginning of the path takes the same part of each.
+    """
     moves: list[tuple[float, int, int, int]] = []
     for index, r in enumerate(ranked):
         stops, worst = _stops(r, multiple), -np.inf
@@ -199,7 +273,17 @@ def _path(ranked: list[Ranked], multiple: int) -> _Path:
             moves.append((worst, index, int(before), int(after)))
     moves.sort()
     columns = np.array([move[1:] for move in moves], np.int64).reshape(-1, 3)
-    return _Path(columns[:, 0], columns[:, 1], columns[:, 2], len(ranked))
+    group, before, after = columns.T
+    kinds = np.array(kind or [0] * len(ranked), np.int64)
+    parts = np.array([r.bundles.shape[1] for r in ranked], np.int64)
+    sizes = np.array([r.group.blocks.size for r in ranked], np.int64)
+    gone, total = np.zeros(len(group), np.int64), np.zeros(len(group), np.int64)
+    for each in np.unique(kinds):
+        mine = kinds[group] == each
+        gone[mine] = np.cumsum(((after - before) * parts[group])[mine])
+        total[mine] = sizes[kinds == each].sum()
+    order = np.argsort(gone / np.maximum(1, total), kind="stable")
+    return _Path(group[order], before[order], after[order], gone[order], total[order], len(ranked))
 
 
 def _stops(ranked: Ranked, multiple: int) -> Axis:
@@ -215,37 +299,44 @@ def _nearest(ranked: list[Ranked], counts: list[int], multiple: int) -> list[int
     return [int(s[np.argmin(np.abs(s - count))]) for s, count in zip(stops, counts, strict=True)]
 
 
-def _by_macs(analysis: Analysis, ranked: list[Ranked], macs: float | str, scope: str, multiple: int) -> list[int]:
-    """Return the gentlest counts whose cost is at most the target; bisection over one number."""
-    target = target_macs(macs, analysis.macs)
-    path = _path(ranked, multiple)
-    steps = len(path.group) if scope == "global" else max((len(r.bundles) for r in ranked), default=0)
+def _by_budget(ranked: list[Ranked], bound: Budget, path: _Path, scope: str, multiple: int) -> list[int]:
+    """Return the gentlest counts that cost at most the limit; bisection over one number."""
+    steps = len(path.group) if scope != "local" else max((len(r.bundles) for r in ranked), default=0)
 
     def counts(step: int) -> list[int]:
-        if scope == "global":
+        if scope != "local":
             return path.counts(step)
         return _nearest(ranked, [round(step / max(1, steps) * len(r.bundles)) for r in ranked], multiple)
 
-    def cost_of(lost: list[int]) -> int:
-        return analysis.macs_of(analysis.keep(removed_units(ranked, lost)))
+    def cost_of(lost: list[int]) -> float:
+        return bound.cost(removed_units(ranked, lost))
 
-    def cost(step: int) -> int:
+    def cost(step: int) -> float:
         return cost_of(counts(step))
 
     low, high = 0, steps
-    if (floor := cost(high)) > target:
-        raise InfeasibleError(
-            f"prune.channels: macs={macs} is {target:.0f} multiply-accumulates, and the least that this model can "
-            f"be cut to is {floor} ({floor / max(1, analysis.macs):.3f} of its {analysis.macs})"
-            + (f" with multiple={multiple}" if multiple > 1 else "")
-            + ". Nothing was cut. Keep more, protect fewer layers, or see `paretune check` for what is prunable"
-        )
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if cost(middle) <= target else (middle + 1, high)
-    if scope == "local" or cost(low) > 0.98 * target:
+    if cost(low) <= bound.limit:
         return counts(low)
-    return _given_back(path, low, lambda lost: cost_of(lost) <= target)
+    if (floor := cost(high)) > bound.limit:
+        raise InfeasibleError(_out_of_reach(bound, floor, multiple))
+    nearest = max(1, round(PRECISION * steps)) if bound.measured else 1
+    while high - low > nearest:
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle) <= bound.limit else (middle, high)
+    if scope == "local" or bound.measured or cost(high) > 0.98 * bound.limit:
+        return counts(high)
+    return _given_back(path, high, lambda lost: cost_of(lost) <= bound.limit)
+
+
+def _out_of_reach(bound: Budget, floor: float, multiple: int) -> str:
+    number = "{:.3g}".format if bound.measured else "{:.0f}".format
+    return (
+        f"prune.channels: {bound.name}={bound.asked} is {number(bound.limit)} {bound.unit}, and the least that "
+        f"this model can be cut to is {number(floor)} ({floor / max(1e-9, bound.full):.3f} of its "
+        f"{number(bound.full)})"
+        + (f" with multiple={multiple}" if multiple > 1 else "")
+        + ". Nothing was cut. Keep more, protect fewer layers, or see `paretune check` for what is prunable"
+    )
 
 
 def _given_back(path: _Path, moves: int, enough: Callable[[list[int]], bool]) -> list[int]:

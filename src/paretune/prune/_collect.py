@@ -1,0 +1,508 @@
+"""The passes that collect evidence: the captured graph is run node by node, and looked at while it runs."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from paretune.data import (
+    Batch,
+    Data,
+    _random_state,
+    _restore_random_state,
+    map_tensors,
+    split_batch,
+    tensors_of,
+)
+from paretune.errors import DataError, InputError, RunError
+from paretune.prune._capture import on_device_of
+from paretune.prune._couplings import Couplings, Slice
+from paretune.prune._couplings import arguments as named
+from paretune.prune._parts import (
+    NORMS,
+    Part,
+    arranged,
+    arranged_moment,
+    arranged_rows,
+    arranged_samples,
+    operator_of,
+    tensor_of,
+)
+from paretune.prune.scores._sparsegpt import inverse_diagonal
+
+if TYPE_CHECKING:
+    from paretune.prune._analysis import Analysis
+
+CHUNK = 2**24
+"""Numbers of unfolded inputs that are held at once."""
+
+Values = NDArray[np.float64]
+Scored = Callable[[Part, Mapping[str, Tensor]], Values]
+"""(part, evidence by name) -> (n,) scores."""
+Criterion = Callable[[Any, Any], Tensor]
+Look = Callable[[Mapping[str, Any], Any], None]
+"""(a node's arguments by name, the value that it reads) -> nothing."""
+
+
+class Collector:
+    """Collects what a score names for every part, and scores it: batch by batch, or all at the end."""
+
+    def __init__(self, analysis: Analysis, parts: Sequence[Part], names: Sequence[str], scored: Scored) -> None:
+        self.analysis, self.parts, self.names, self.scored = analysis, parts, names, scored
+        self.state = analysis.couplings
+        self.by_slice: dict[int, list[Part]] = defaultdict(list)
+        for part in parts:
+            self.by_slice[id(part.slice)].append(part)
+        self.slices = list({id(part.slice): part.slice for part in parts}.values())
+        self.count = 0
+        """Samples seen."""
+        self.sums: dict[int, Values] = {}
+        """Of scores of samples: the sum over batches of samples * score, by part."""
+        self.totals: dict[str, dict[int, Tensor]] = defaultdict(dict)
+        """Evidence that is summed over samples, by name and slice."""
+        self._leaves: dict[int, Tensor] = {}
+        """What stands in the graph for the tensors that parts lie on, by the tensor."""
+        self._held: list[tuple[Tensor, int, list[Part]]] = []
+        """(what a layer gave in this batch, the axis of its channels, the parts on it)."""
+
+    def values(self) -> list[Values | None]:
+        """Return the scores of every part; None where a part has not all the evidence."""
+        if any(name in ("output", "output_grad", "activation") for name in self.names):
+            count = max(1, self.count)
+            return [self.sums[id(p)] / count if id(p) in self.sums else None for p in self.parts]
+        found = [self._evidence(part) for part in self.parts]
+        return [
+            None if evidence is None else self.scored(part, evidence)
+            for part, evidence in zip(self.parts, found, strict=True)
+        ]
+
+    def run(self, data: Any, criterion: Criterion | None, samples: int | None, seed: int) -> None:
+        """Pass over the data once; twice for `hessian_grad`, which needs the whole gradient first."""
+        batches = _reader(self.analysis, data, samples, seed)
+        state = _random_state()
+        try:
+            if "grad" in self.names or "hessian_grad" in self.names:
+                assert criterion is not None
+                self._gradients(batches, criterion)
+            else:
+                self._watch(batches, criterion)
+        finally:
+            _restore_random_state(state)
+        if not self.count:
+            size = "" if self.analysis.numbers is not None else f" of {self.analysis.captured.batch} samples"
+            raise DataError(f"prune.channels: data yields no batch{size}, the least that is needed; give more")
+
+    # the passes
+
+    def _gradients(self, batches: Callable[[], Iterator[Batch]], criterion: Criterion) -> None:
+        """Sum gradients of the loss by the weights; then, where it is asked for, Hessian times gradient."""
+        leaves = self._weights()
+        run = Run(self.analysis.graph, self._substitute)
+        total = [torch.zeros_like(leaf) for leaf in leaves]
+        for inputs, target in batches():
+            loss = _loss(criterion, run.call(inputs), target)
+            size = _size(inputs)
+            self.count += size
+            for sum_, grad in zip(total, torch.autograd.grad(loss, leaves, allow_unused=True), strict=True):
+                if grad is not None:
+                    sum_ += size * grad
+        self._store("grad", leaves, total)
+        if "hessian_grad" not in self.names:
+            return
+        whole = [sum_ / self.count for sum_ in total]
+        product = [torch.zeros_like(leaf) for leaf in leaves]
+        for inputs, target in batches():
+            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+                loss = _loss(criterion, run.call(inputs), target)
+                grads = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+                used = [g is not None and g.requires_grad for g in grads]
+                along = [(g * w).sum() for g, w, u in zip(grads, whole, used, strict=True) if u and g is not None]
+                if not along:
+                    continue
+                second = torch.autograd.grad(torch.stack(along).sum(), leaves, allow_unused=True)
+            for sum_, part in zip(product, second, strict=True):
+                if part is not None:
+                    sum_ += _size(inputs) * part
+        self._store("hessian_grad", leaves, product)
+
+    def _watch(self, batches: Callable[[], Iterator[Batch]], criterion: Criterion | None) -> None:
+        """Run the graph, and look at what layers give or read."""
+        run = Run(self.analysis.graph, self._substitute)
+        size = 0
+        for where in self.slices:
+            look: Any
+            if "output" in self.names or "output_grad" in self.names:
+                place = _output_of(self.state, where)
+                if place is not None and self._runs(where):
+                    look = self._look_at_output(where, place, lambda: size)
+                    run.after[where.node.name].append(look)
+            else:
+                read = _input_of(self.state, where)
+                if read is not None and self._runs(where):
+                    source, axis = read
+                    look = self._look_at_input(where, axis, lambda: size)
+                    run.before[where.node.name].append((source.name, look))
+        for inputs, target in batches():
+            size = _size(inputs)
+            self.count += size
+            with torch.set_grad_enabled(criterion is not None):
+                output = run.call(inputs)
+                if criterion is not None:
+                    self._score_gradients(_loss(criterion, output, target), size)
+
+    def flow(self) -> None:
+        """Run the graph on ones, with every weight positive, and keep the gradient of the flow's logarithm."""
+        leaves = self._weights(lambda tensor: tensor.detach().double().abs())
+        run = _Flow(self.analysis.graph, self._substitute_positive)
+        ones = map_tensors(
+            lambda t: torch.ones_like(t, dtype=torch.float64) if t.is_floating_point() else t,
+            self.analysis.captured.example,
+        )
+        outputs = [t.sum() for t in tensors_of(run.call(ones)) if t.is_floating_point() and t.requires_grad]
+        flow = torch.stack(outputs).sum() if outputs else torch.tensor(0.0)
+        if not outputs or not 0 < float(flow) < math.inf:
+            raise InputError(
+                f"synflow: the flow through this model with positive weights is {float(flow):.3g}, of which no "
+                "gradient can be taken; choose another score"
+            )
+        grads = torch.autograd.grad(flow.log(), leaves, allow_unused=True)
+        self._store(
+            "flow_grad",
+            leaves,
+            [torch.zeros_like(w) if g is None else g for w, g in zip(leaves, grads, strict=True)],
+        )
+
+    # what is looked at
+
+    def _look_at_output(self, where: Slice, axis: int, size: Callable[[], int]) -> Callable[[Any], Any]:
+        parts = self.by_slice[id(where)]
+        for part in parts:
+            self.sums[id(part)] = np.zeros(len(part.positions))
+
+        def look(value: Any) -> Any:
+            if "output_grad" not in self.names:
+                for part in parts:
+                    self._add(part, size(), {"output": value.movedim(axis, 1)})
+                return value
+            value = value if value.requires_grad else value.detach().requires_grad_()
+            self._held.append((value, axis, parts))
+            return value.clone()  # what follows may write into it
+
+        return look
+
+    def _score_gradients(self, loss: Tensor, size: int) -> None:
+        """Score what layers gave in this batch, with the loss's gradient; what the loss does not see adds 0."""
+        values = [value for value, _, _ in self._held]
+        grads = torch.autograd.grad(loss, values, allow_unused=True) if values else ()
+        for (value, axis, parts), grad in zip(self._held, grads, strict=True):
+            if grad is not None:
+                seen = {"output": value.detach().movedim(axis, 1), "output_grad": grad.movedim(axis, 1)}
+                for part in parts:
+                    self._add(part, size, seen)
+        self._held.clear()
+
+    def _look_at_input(self, where: Slice, axis: int, size: Callable[[], int]) -> Look:
+        parts = self.by_slice[id(where)]
+        if "activation" in self.names:
+            for part in parts:
+                self.sums[id(part)] = np.zeros(len(part.positions))
+        moment = "hessian" in self.names or "inverse_diagonal" in self.names
+
+        def look(given: Mapping[str, Any], value: Any) -> None:
+            value = value.detach()
+            if "activation" in self.names:
+                for part in parts:
+                    self._add(part, size(), {"activation": value.movedim(axis, 1)})
+                return
+            blocks = np.atleast_2d(where.units).shape[0]
+            for rows in unfolded(where.node, given, value, axis):
+                rows = rows.reshape(len(rows), blocks, -1).transpose(0, 1)  # (blocks, rows, block's inputs)
+                if moment:
+                    self._add_total("hessian", where, rows.transpose(1, 2) @ rows)
+                if "input_norm" in self.names:
+                    self._add_total("input_norm", where, rows.square().sum(dim=1))
+
+        return look
+
+    def _add(self, part: Part, size: int, values: Mapping[str, Tensor]) -> None:
+        evidence = {n: arranged_samples(part, v) for n, v in values.items() if n in self.names}
+        self.sums[id(part)] += size * self.scored(part, evidence | self._at_hand(part))
+
+    def _add_total(self, name: str, where: Slice, value: Tensor) -> None:
+        totals = self.totals[name]
+        totals[id(where)] = totals[id(where)] + value if id(where) in totals else value
+
+    # what is handed to the score
+
+    def _at_hand(self, part: Part) -> dict[str, Tensor]:
+        tensor = tensor_of(self.analysis.model, part.slice.tensor).detach()
+        return {n: self._like_weight(part, tensor) for n in ("weight", "bn_weight") if n in self.names}
+
+    def _like_weight(self, part: Part, tensor: Tensor) -> Tensor:
+        reads = any(name in ("input_norm", "hessian", "inverse_diagonal", "activation") for name in self.names)
+        return arranged(part, tensor, matrix=reads and not _convolves(part.slice.node))
+
+    def _evidence(self, part: Part) -> dict[str, Tensor] | None:
+        """Return what was summed over the data, as means over samples, arranged for one part."""
+        evidence = self._at_hand(part)
+        for name in self.names:
+            if name in evidence:
+                continue
+            source = "hessian" if name == "inverse_diagonal" else name
+            total = self.totals[source].get(id(part.slice))
+            if total is None:
+                return None
+            evidence[name] = self._arranged(part, name, total)
+        return evidence
+
+    def _arranged(self, part: Part, name: str, total: Tensor) -> Tensor:
+        if name == "flow_grad":
+            return self._like_weight(part, total)
+        mean = total / self.count
+        if name in ("grad", "hessian_grad"):
+            return self._like_weight(part, mean)
+        own = mean[part.block]
+        if name == "hessian":
+            return arranged_moment(part, own)
+        rows = inverse_diagonal(own) if name == "inverse_diagonal" else own.sqrt()
+        weight = tensor_of(self.analysis.model, part.slice.tensor)
+        kernel = weight.shape[2:] if _convolves(part.slice.node) else ()
+        return arranged_rows(part, rows.reshape(part.slice.units.shape[-1], *kernel))
+
+    # the model's tensors
+
+    def _weights(self, copy: Callable[[Tensor], Tensor] = torch.Tensor.detach) -> list[Tensor]:
+        """Return one leaf for every tensor that parts lie on; it stands in the graph in the tensor's place."""
+        tensors = {id(t): t for t in (tensor_of(self.analysis.model, where.tensor) for where in self.slices)}
+        self._leaves = {key: copy(tensor).requires_grad_() for key, tensor in tensors.items()}
+        return list(self._leaves.values())
+
+    def _substitute(self, tensor: Tensor) -> Tensor:
+        if id(tensor) in self._leaves:
+            return self._leaves[id(tensor)]
+        # a buffer may be written to, by operators that stand in the graph
+        return tensor.detach() if isinstance(tensor, torch.nn.Parameter) else tensor.clone()
+
+    def _substitute_positive(self, tensor: Tensor) -> Tensor:
+        if id(tensor) in self._leaves:
+            return self._leaves[id(tensor)]
+        if not tensor.is_floating_point():
+            return tensor.clone()
+        return tensor.detach().double().abs() if isinstance(tensor, torch.nn.Parameter) else tensor.double()
+
+    def _store(self, name: str, leaves: Sequence[Tensor], totals: Sequence[Tensor]) -> None:
+        by_leaf = {id(leaf): total for leaf, total in zip(leaves, totals, strict=True)}
+        for where in self.slices:
+            tensor = tensor_of(self.analysis.model, where.tensor)
+            self.totals[name][id(where)] = by_leaf[id(self._leaves[id(tensor)])]
+
+    def _runs(self, where: Slice) -> bool:
+        """Tell whether a node is in the graph that runs: those of auxiliary heads are in train mode's alone."""
+        return where.node.graph is self.analysis.captured.program.graph
+
+
+class Run(fx.Interpreter):
+    """Runs a graph with other tensors in its parameters' place, and shows what nodes read and give."""
+
+    def __init__(self, graph: fx.GraphModule, substitute: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(graph)
+        self.before: dict[str, list[tuple[str, Look]]] = defaultdict(list)
+        """By the name of a node: (name of the node that it reads, what to call)."""
+        self.after: dict[str, list[Callable[[Any], Any]]] = defaultdict(list)
+        """By the name of a node: what to call with its value; what that returns takes the value's place."""
+        self._substitute = substitute
+        self._by_name = {node.name: node for node in graph.graph.nodes}
+
+    def call(self, inputs: Any) -> Any:
+        """Run on inputs as the model takes them: a tensor, a tuple, or a dict of keyword inputs."""
+        names = [str(node.target) for node in self.module.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
+        if not isinstance(inputs, Mapping):
+            return self.run(*(inputs if isinstance(inputs, list | tuple) else [inputs]))
+        if missing := [name for name in names if name not in inputs]:
+            raise InputError(
+                f"prune.channels: data yields {', '.join(map(str, inputs))}, and the model was captured with "
+                f"{', '.join(names)}; {', '.join(missing)} is missing"
+            )
+        return self.run(*[inputs[name] for name in names])
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return a tensor of the model, or what stands for it."""
+        value = self.fetch_attr(target)
+        return self._substitute(value) if isinstance(value, Tensor) else value
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node, and show it."""
+        for source, look in self.before.get(n.name, ()):
+            look(self.given(n), self.env[self._by_name[source]])
+        value = super().run_node(n)
+        for change in self.after.get(n.name, ()):
+            value = change(value)
+        return value
+
+    def given(self, n: fx.Node) -> dict[str, Any]:
+        """Return the values of a node's arguments by the names of its operator's schema."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        schema = n.target._schema.arguments  # type: ignore[union-attr]
+        return dict(zip([argument.name for argument in schema], args, strict=False)) | dict(kwargs)
+
+
+class _Flow(Run):
+    """Runs in float64, with norms that only scale: their statistics would cancel the flow that is measured."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = _scaled(operator_of(n), self.given(n)) if operator_of(n) in NORMS else super().run_node(n)
+        return map_tensors(lambda t: t.double() if t.dtype.is_floating_point else t, value)
+
+
+def _scaled(operator: str, given: Mapping[str, Any]) -> Tensor:
+    value: Tensor = given["input"]
+    scale, shift = given.get("weight"), given.get("bias")
+    along = (-1, *[1] * (value.dim() - 2)) if operator not in ("layer_norm", "rms_norm") else None
+    if operator == "batch_norm" and given.get("running_var") is not None:
+        deviation = (given["running_var"] + given["eps"]).sqrt()
+        scale = 1 / deviation if scale is None else scale / deviation
+    if scale is not None:
+        value = value * (scale if along is None else scale.reshape(along))
+    if shift is not None:
+        value = value + (shift if along is None else shift.reshape(along))
+    return value
+
+
+def unfolded(node: fx.Node, given: Mapping[str, Any], value: Tensor, axis: int) -> Iterator[Tensor]:
+    """Yield (rows, inputs * kernel): what the weights of a layer multiply, a row for each output position.
+
+    value: what the layer reads; axis: that along which it sums. Of a convolution the kernel is inner: the columns
+    of one input lie side by side. It is unfolded by the layer's own operator, with kernels that pick one number.
+    """
+    value = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    if not _convolves(node):
+        yield value.movedim(axis, -1).reshape(-1, value.shape[axis])
+        return
+    weight, inputs = given["weight"], value.shape[axis]
+    kernel = weight.shape[2:]
+    size = math.prod(kernel)
+    pick = torch.eye(size, dtype=value.dtype, device=value.device).reshape(size, *kernel)
+    pick = pick.repeat(inputs, *[1] * len(kernel))  # (inputs * size, *kernel), the input outermost
+    pick = pick.reshape(inputs, size, *kernel) if operator_of(node).startswith("conv_transpose") else pick[:, None]
+    how = {**given, "weight": pick, "bias": None, "groups": inputs}
+    step = max(1, CHUNK // max(1, size * value[0].numel()))
+    for part in torch.split(value, step):
+        yield node.target(**{**how, "input": part}).movedim(axis, -1).reshape(-1, inputs * size)  # type: ignore[operator]
+
+
+def _convolves(node: fx.Node) -> bool:
+    return operator_of(node).startswith("conv")
+
+
+def _output_of(state: Couplings, made: Slice) -> int | None:
+    """Return the axis of a node's output along which the channels lie that it makes; None where there is none."""
+    return _axis_of(state, state.values.get(made.node), made.units)
+
+
+def _input_of(state: Couplings, read: Slice) -> tuple[fx.Node, int] | None:
+    """Return (the node that a layer reads its channels from, the axis along which they lie)."""
+    given = named(read.node)
+    if operator_of(read.node).startswith("conv_transpose") and given.get("groups") != 1:
+        return None
+    weight = next((n for n in read.node.all_input_nodes if state.parameters.get(n) == read.tensor), None)
+    for name, value in given.items():
+        for argument in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(argument, fx.Node) or argument is weight or name in ("hx", "params"):
+                continue
+            axis = _axis_of(state, state.values.get(argument), read.units.ravel())
+            if axis is not None:
+                return argument, axis
+    return None
+
+
+def _axis_of(state: Couplings, value: Any, units: NDArray[np.int64]) -> int | None:
+    """Return which axis of a value holds these units; None for the first, along which the samples lie."""
+    if not isinstance(value, list) or not all(isinstance(axis, np.ndarray) for axis in value):
+        return None
+    wanted = state.units.find(units)
+    axes = [i for i, axis in enumerate(value) if i and np.array_equal(state.units.find(axis), wanted)]
+    return axes[0] if axes else None
+
+
+def _size(inputs: Any) -> int:
+    return len(tensors_of(inputs)[0])
+
+
+def _loss(criterion: Criterion, output: Any, target: Any) -> Tensor:
+    if target is None:
+        raise InputError("prune.channels: data yields no target, and the loss needs one; yield (inputs, target)")
+    loss = criterion(output, target)
+    if loss.numel() != 1:
+        raise InputError(
+            f"prune.channels: the loss has shape {tuple(loss.shape)}; it must give a scalar, the mean "
+            "over the samples"
+        )
+    if not bool(torch.isfinite(loss)):
+        raise RunError("prune.channels: the loss is not finite on a batch of the data; look for NaN in either")
+    return loss
+
+
+def _reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Callable[[], Iterator[Batch]]:
+    """Return what begins a pass over the data: batches on the model's device, of a size that the graph takes."""
+    fixed = analysis.captured.batch if analysis.numbers is None else None
+    raw = list(_limited(data, samples)) if isinstance(data, Iterator) else None
+    source = None if raw is not None else Data(data, name="data")
+
+    def batches() -> Iterator[Batch]:
+        if source is None:
+            assert raw is not None
+            found: Iterator[Batch] = map(split_batch, raw)
+        else:
+            found = source.batches(shuffle=None if samples is None else (seed, 0), limit=samples)
+        for inputs, target in found:
+            _check_shapes(analysis.captured.example, inputs)
+            for part in _cut_to(fixed, (inputs, target)):
+                yield on_device_of(analysis.model, part)
+
+    return batches
+
+
+def _check_shapes(example: Any, inputs: Any) -> None:
+    """Raise an InputError for inputs that the captured graph was not made for: only their batch may differ."""
+    captured, given = tensors_of(example), tensors_of(inputs)
+    if isinstance(example, Mapping) and isinstance(inputs, Mapping):  # of a dict, what the model is called with
+        given = tensors_of([inputs[name] for name in example if name in inputs])
+    if [t.shape[1:] for t in captured] != [t.shape[1:] for t in given]:
+        raise InputError(
+            f"prune.channels: data yields inputs of shapes {[tuple(t.shape) for t in given]}, and the model was "
+            f"captured with an example of {[tuple(t.shape) for t in captured]}; only the first axis may differ. "
+            "Pass an example of the data's shape, or pad the data"
+        )
+
+
+def _limited(batches: Iterator[Any], samples: int | None) -> Iterator[Any]:
+    seen = 0
+    for batch in batches:
+        if samples is not None and seen >= samples:
+            return
+        yield batch
+        seen += _size(split_batch(batch)[0])
+
+
+def _cut_to(size: int | None, batch: Batch) -> Iterator[Batch]:
+    """Cut a batch into batches of exactly `size`, where the graph takes no other; a rest is left out."""
+    if size is None:
+        yield batch
+        return
+    whole = _size(batch[0])
+    for start in range(0, whole - size + 1, size):
+        window = slice(start, start + size)
+        yield map_tensors(partial(_window, size=whole, window=window), batch)
+
+
+def _window(tensor: Tensor, size: int, window: slice) -> Tensor:
+    return tensor[window] if tensor.dim() and len(tensor) == size else tensor
