@@ -7,12 +7,14 @@ fresh model. `Channels` is the recipe's step `prune.channels`; the scores are in
 
 from paretune.cuts import replay
 from paretune.prune._analysis import Analysis, Layer, analyze
+from paretune.prune._blocks import Blocks, blocks
 from paretune.prune._channels import Channels, Prediction, Pruned, channels, cut, predict
 from paretune.prune._groups import Group
 from paretune.prune._selection import Selection, select
 
 __all__ = [
     "Analysis",
+    "Blocks",
     "Channels",
     "Group",
     "Layer",
@@ -20,6 +22,7 @@ __all__ = [
     "Pruned",
     "Selection",
     "analyze",
+    "blocks",
     "channels",
     "cut",
     "predict",
