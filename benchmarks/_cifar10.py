@@ -1,4 +1,4 @@
-"""The CIFAR-10 task of the benchmarks: a pretrained ResNet-20, judged as the data's own README asks.
+"""The CIFAR-10 task of the benchmarks: a pretrained ResNet, judged as the data's own README asks.
 
 The pretrained networks have seen all training images and their best epoch was picked on the test images; so test
 images at even positions are the validation set (every choice), those at odd positions the test set (read once).
@@ -6,6 +6,7 @@ images at even positions are the validation set (every choice), those at odd pos
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
 
 
-def make_task(quick: bool = False) -> Task:
+def make_task(quick: bool = False, depth: int = 20) -> Task:
     """Return the task: uint8 images, normalised batch by batch, so that 50,000 of them take 150 MB.
 
     quick: 1,280 images to train on and 500 each to choose and to confirm, all of them apart and from the test file
@@ -31,8 +32,8 @@ def make_task(quick: bool = False) -> Task:
     train = tuple(part[-1280:] for part in test) if quick else _arrays(*data["train"])
     even, odd = np.arange(0, 1000 if quick else 10_000, 2), np.arange(1, 1000 if quick else 10_000, 2)
     return Task(
-        name="resnet20 on CIFAR-10",
-        model=make_model,
+        name=f"resnet{depth} on CIFAR-10",
+        model=partial(make_model, depth),
         train=train,
         val=(test[0][even], test[1][even]),
         test=(test[0][odd], test[1][odd]),
@@ -43,9 +44,9 @@ def make_task(quick: bool = False) -> Task:
     )
 
 
-def make_model() -> torch.nn.Module:
-    """Return the pretrained ResNet-20."""
-    return load_resnet_cifar(SHARED / "cifar10_resnets" / "resnet20.safetensors")
+def make_model(depth: int = 20) -> torch.nn.Module:
+    """Return the pretrained ResNet of a depth: 20, 32, 44 or 56."""
+    return load_resnet_cifar(SHARED / "cifar10_resnets" / f"resnet{depth}.safetensors")
 
 
 def normalised(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

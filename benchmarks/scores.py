@@ -1,0 +1,310 @@
+"""Every score at half of the multiply-accumulates, before and after two epochs of fine-tuning, on three networks.
+
+An MLP (LeNet-300-100 on MNIST), a CNN (the pretrained ResNet-20 on CIFAR-10, 10,000 training images) and a small
+transformer (AG News); the first and the last are trained here first. Every score is tried with every scope (least
+important of all layers, of every kind of layer, of each layer). The score and the scope whose rank on validation
+data after fine-tuning is best, averaged over the three networks, is the one that should be the default; test
+accuracy is told beside it and chose nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from torch.nn import functional
+
+import _cifar10
+from _arms import WORK, Arms, estimate
+from _common import Result, run, say
+from paretune.errors import InfeasibleError, InputError
+from paretune.evaluation import evaluate
+from paretune.methods import registry
+from paretune.prune import Channels
+from paretune.recipe import Context
+from paretune.task import Task
+from paretune.train import fit
+from paretune.zoo import csv, idx, lenet_300_100
+
+SHARED = _cifar10.SHARED
+SCOPES, QUICK_SCOPES = ("global", "isomorphic", "local"), ("global",)
+QUICK_SCORES = ("l1", "random", "taylor", "fisher")
+SEEDS, MACS, EPOCHS = (0, 1), 0.5, 2
+MORE: tuple[dict[str, dict[str, Any]], ...] = ({"taylor": {"of": "output"}}, {"gradient_norm": {"of": "weight"}})
+"""Scores with other options than their defaults."""
+WORDS, LENGTH, WIDTH, HEADS, LAYERS = 8000, 48, 64, 4, 2
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, its data, and how it is fine-tuned."""
+
+    name: str
+    task: Task
+    training: dict[str, Any]
+
+
+def measure(quick: bool) -> Result:
+    """Run every arm, or read it, and rank."""
+    if not quick:
+        torch.set_num_threads(2)
+    folder = Path(tempfile.mkdtemp()) if quick else WORK / "scores"
+    arms = Arms(folder / "arms")
+    specs: list[Any] = list(QUICK_SCORES) if quick else [*registry("scores"), *MORE]
+    scopes, seeds = (QUICK_SCOPES, SEEDS[:1]) if quick else (SCOPES, SEEDS)
+    subjects = [make(quick, folder) for make in (mlp, cnn, transformer)]
+    total = len(specs) * len(scopes) * len(seeds)
+    rows: list[dict[str, Any]] = []
+    base = {}
+    for place, subject in enumerate(subjects):
+        base[subject.name] = judged(subject.task.build(), subject.task)
+        say(f"{subject.name}, unpruned: {base[subject.name]}")
+        ways = [(spec, scope, seed) for spec in specs for scope in scopes for seed in seeds]
+        for index, (spec, scope, seed) in enumerate(ways):
+            row = one(arms, subject, spec, scope, seed)
+            rows.append(row)
+            if index == 0 and "seconds" in row:
+                estimate(f"{subject.name}, all {total} arms", row["seconds"] * total)
+                say(f"{len(subjects) - place - 1} networks follow")
+    return result(rows, base, seeds)
+
+
+def one(arms: Arms, subject: Subject, spec: Any, scope: str, seed: int) -> dict[str, Any]:
+    """Cut, judge, fine-tune, judge; where a score is not for this network, say why."""
+    score = label(spec)
+    settings = {"score": spec, "scope": scope, "seed": seed, "macs": MACS, **subject.training}
+
+    def arm(folder: Path) -> dict[str, Any]:
+        task = subject.task
+        try:
+            step = Channels(score=spec, scope=scope, macs=MACS)
+            cut = step.apply(task.build(), task, Context(seed=seed))
+        except (InputError, InfeasibleError) as error:
+            return {"refused": " ".join(str(error).split())[:200]}
+        before = judged(cut.model, task)
+        context = Context(seed=seed, folder=folder)
+        fitted = fit(cut.model, task, context=context, keep_best=False, **subject.training)
+        kept = {key: cut.details["after"][key] / cut.details["before"][key] for key in ("macs", "params")}
+        return {"before": before, "after": judged(fitted.model, task), **kept}
+
+    name = re.sub(r"\W+", "-", f"{subject.name} {score} {scope} seed{seed}")
+    found = arms.finish(name, settings, arm)
+    return {**found, "network": subject.name, "score": score, "scope": scope, "seed": seed}
+
+
+def label(spec: Any) -> str:
+    """Return a score as it is read: `taylor of=output`."""
+    if isinstance(spec, str):
+        return spec
+    [(name, options)] = spec.items()
+    return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+
+
+def judged(model: nn.Module, task: Task) -> dict[str, float]:
+    """Return the accuracy in points on validation and test data."""
+    metric = task.resolved_metric()
+    return {split: round(evaluate(model, task.data(split), metric).value * 100, 3) for split in ("val", "test")}
+
+
+def result(rows: Sequence[dict[str, Any]], base: dict[str, Any], seeds: Sequence[int]) -> Result:
+    """Return the table, ranked by validation accuracy after fine-tuning."""
+    networks = list(base)
+    ways = list(dict.fromkeys((row["score"], row["scope"]) for row in rows))
+    after = np.array([[_mean(rows, way, network, "after", "val") for network in networks] for way in ways])
+    ranks = np.array([rankdata(-np.nan_to_num(column, nan=-1.0)) for column in after.T]).T
+    order = np.argsort(np.where(np.isnan(after).any(axis=1), np.inf, ranks.mean(axis=1)), kind="stable")
+    table = [
+        {"score": ways[i][0], "scope": ways[i][1], "rank": float(ranks[i].mean())}
+        | {network: _cell(rows, ways[i], network) for network in networks}
+        for i in order
+    ]
+    for row in table[:10]:
+        say(f"{row['rank']:5.1f}  {row['score']} {row['scope']}: {[row[network] for network in networks]}")
+    winner, default = ways[order[0]], (label(Channels().score), Channels().scope)
+    gain = [_mean(rows, winner, n, "after", "test") - _mean(rows, default, n, "after", "test") for n in networks]
+    return Result(
+        value=round(float(np.mean(gain)), 3),
+        unit="points of test accuracy, the best score above the default, mean of three networks",
+        goal="0: the default is the score and scope whose mean rank on validation data is best",
+        met=winner == default,
+        peer={
+            "name": f"{' '.join(winner)}, mean rank of {len(ways)}",
+            "value": round(float(ranks[order[0]].mean()), 2),
+        },
+        seeds=seeds,
+        detail={
+            "winner": list(winner),
+            "default": list(default),
+            "best_of_each_network": [list(ways[int(np.nanargmax(column))]) for column in after.T],
+            "unpruned": {network: base[network]["test"] for network in networks},
+            "refused": dict(Counter(f"{row['score']}: {row['refused']}" for row in rows if "refused" in row)),
+            "code": sorted({row["code"] for row in rows}),
+            "rows": table,
+        },
+    )
+
+
+def _of(rows: Sequence[dict[str, Any]], way: tuple[str, str], network: str) -> list[dict[str, Any]]:
+    return [row for row in rows if (row["score"], row["scope"], row["network"]) == (*way, network)]
+
+
+def _mean(rows: Sequence[dict[str, Any]], way: tuple[str, str], network: str, when: str, split: str) -> float:
+    found = [row[when][split] for row in _of(rows, way, network) if when in row]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _cell(rows: Sequence[dict[str, Any]], way: tuple[str, str], network: str) -> dict[str, Any] | None:
+    """Return what stands in the table: accuracy before and after, and after for every seed."""
+    found = [row for row in _of(rows, way, network) if "after" in row]
+    if not found:
+        return None
+    cell: dict[str, Any] = {
+        f"{when}_{split}": round(_mean(rows, way, network, when, split), 2)
+        for when in ("before", "after")
+        for split in ("val", "test")
+    }
+    return cell | {"after_test_by_seed": [row["after"]["test"] for row in found], "macs": found[0]["macs"]}
+
+
+def mlp(quick: bool, folder: Path) -> Subject:
+    """Return LeNet-300-100 on MNIST, trained here."""
+    parts = [idx(SHARED / "mnist" / f"{name}.gz") for name in (
+        "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
+    )]  # fmt: skip
+    images, labels, test_images, test_labels = (
+        torch.from_numpy(part.astype(np.float32)[:, None] / 255 if part.ndim == 3 else part.astype(np.int64))
+        for part in parts
+    )
+    trained = 5000 if quick else 55_000
+    task = Task(
+        name="mlp MNIST",
+        model=lenet_300_100,
+        train=(images[:trained], labels[:trained]),
+        val=(images[55_000:], labels[55_000:]),
+        test=(test_images, test_labels),
+        batch_size=128,
+    )
+    return trained_first("mlp", task, folder, epochs=1 if quick else 6, then=1 if quick else EPOCHS, lr=1e-3)
+
+
+def cnn(quick: bool, folder: Path) -> Subject:
+    """Return the pretrained ResNet-20, fine-tuned on the first 10,000 training images."""
+    task = _cifar10.make_task(quick)
+    images, labels = task.train
+    task.train = (images[:10_000], labels[:10_000])
+    epochs = 1 if quick else EPOCHS
+    return Subject("cnn", task, {"optimizer": "sgd", "lr": 0.02, "epochs": epochs, "warmup": 0.25})
+
+
+def transformer(quick: bool, folder: Path) -> Subject:
+    """Return a small transformer on AG News, trained here; its words are those of the training texts."""
+    train, test = (csv(SHARED / "ag_news" / f"{split}.csv.gz").columns for split in ("train", "test"))
+    order = np.random.default_rng(0).permutation(len(train["label"]))  # the file is sorted by class
+    texts, labels = train["text"][order], train["label"][order].astype(np.int64)
+    counted = Counter(word for text in texts[:-1000] for word in words(text))
+    number = {word: index + 2 for index, (word, _) in enumerate(counted.most_common(WORDS - 2))}
+    inputs, test_inputs = encoded(texts, number), encoded(test["text"], number)
+    known = 1000 if quick else len(texts) - 1000
+    task = Task(
+        name="transformer AG News",
+        model=TextClassifier,
+        train=(inputs[:known], labels[:known]),
+        val=(inputs[-1000:], labels[-1000:]),
+        test=(test_inputs, test["label"].astype(np.int64)),
+        batch_size=64,
+    )
+    return trained_first(
+        "transformer", task, folder, epochs=1 if quick else 5, then=1 if quick else EPOCHS, lr=1e-3
+    )
+
+
+def words(text: str) -> list[str]:
+    """Return the lower-case words and marks of a text."""
+    return re.findall(r"[a-z0-9]+|[$%!?]", text.lower())
+
+
+def encoded(texts: Sequence[str], number: dict[str, int]) -> np.ndarray:
+    """Return int64 (n, LENGTH): the numbers of the first words, 1 for an unknown one, 0 after the end."""
+    out = np.zeros((len(texts), LENGTH), np.int64)
+    for row, text in zip(out, texts, strict=True):
+        found = [number.get(word, 1) for word in words(text)[:LENGTH]]
+        row[: len(found)] = found
+    return out
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward block, each behind a layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.q, self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Map (n, tokens, width) to the same shape; mask: (n, 1, 1, tokens), False where there is no word."""
+        y = self.norm1(x)
+        q, k, v = (layer(y).unflatten(-1, (HEADS, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+
+
+class TextClassifier(nn.Module):
+    """Embedded words and positions, blocks, and a classifier on the mean of the words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.positions = nn.Embedding(WORDS, WIDTH), nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.02)
+        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map int64 (n, LENGTH) to (n, 4)."""
+        there = tokens != 0
+        x = self.words(tokens) + self.positions
+        for block in self.blocks:
+            x = block(x, there[:, None, None, :])
+        weight = there.float()[:, :, None]
+        return self.head((self.norm(x) * weight).sum(1) / weight.sum(1).clamp_min(1))
+
+
+def trained_first(name: str, task: Task, folder: Path, *, epochs: int, then: int, lr: float) -> Subject:
+    """Train the network once, keep its weights, and return it as the subject, with a lower rate for later."""
+    path = folder / f"{name}-{epochs}.safetensors"
+    blank = task.model
+    assert callable(blank)
+    if not path.exists():
+        torch.manual_seed(0)
+        say(f"{name}: trained first")
+        fitted = fit(task.build(), task, epochs=epochs, lr=lr, warmup=0.5, context=Context(seed=0, emit=_epoch))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(fitted.model.state_dict(), str(path))
+    task.model = partial(_loaded, blank, path)
+    return Subject(name, task, {"optimizer": "adamw", "lr": lr / 2, "epochs": then, "warmup": 0.25})
+
+
+def _loaded(blank: Callable[[], nn.Module], path: Path) -> nn.Module:
+    model = blank()
+    model.load_state_dict(load_file(str(path)))
+    return model.eval()
+
+
+def _epoch(kind: str, fields: dict[str, Any]) -> None:
+    if kind == "epoch":
+        say(f"  epoch {fields['epoch']}/{fields['epochs']}: {fields['value']:.4f}, {fields['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    run("scores", measure)
