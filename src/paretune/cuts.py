@@ -64,8 +64,10 @@ class Cuts:
     removed: tuple[Removed, ...] = ()
     """Modules that went as a whole (residual blocks)."""
     form: Literal["module", "graph"] = "module"
+    base: tuple[dict[str, Any], ...] = ()
+    """Where weights that forward computes were folded: the nodes of the graph that was cut."""
     graph: tuple[dict[str, Any], ...] = ()
-    """Form "graph": the nodes of the rewritten graph (`paretune.graphs`), run in place of the model's own forward."""
+    """Form "graph": the nodes of the rewritten graph (`paretune.graphs`), run in place of the model's forward."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain JSON values."""
@@ -82,6 +84,7 @@ class Cuts:
                 {"module": r.module, "items": list(r.items), "structure": r.structure} for r in self.removed
             ],
             "form": self.form,
+            "base": list(self.base),
             "graph": list(self.graph),
         }
 
@@ -95,6 +98,7 @@ class Cuts:
             folded=tuple(content["folded"]),
             removed=tuple(Removed(r["module"], tuple(r["items"]), r["structure"]) for r in content["removed"]),
             form=content["form"],
+            base=tuple(content.get("base", ())),
             graph=tuple(content.get("graph", ())),
         )
 
@@ -105,15 +109,12 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
     A model of another architecture is refused before anything is changed: the error names the first tensor
     that is missing or has another shape.
     """
-    from torch.nn.utils import parametrize
-
     from paretune._skip import Skip
     from paretune.graphs import from_json
 
-    for name in cuts.folded:
-        module = model.get_submodule(name)
-        for tensor in list(getattr(module, "parametrizations", {})):
-            parametrize.remove_parametrizations(module, tensor)
+    fold_parametrizations(model, cuts.folded)
+    if cuts.base:
+        model = from_json(model, list(cuts.base))
     _check_removed(model, cuts)
     _check_shapes(model, cuts)
     for gone in cuts.removed:
@@ -131,6 +132,46 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
     for change in cuts.attributes:
         setattr(model.get_submodule(change.module), change.attribute, _value(change.new))
     return from_json(model, list(cuts.graph)) if cuts.form == "graph" else model
+
+
+def parametrized(model: nn.Module) -> tuple[str, ...]:
+    """Return the modules whose weights a parametrization computes, or an older weight or spectral norm."""
+    from torch.nn.utils import parametrize
+
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if parametrize.is_parametrized(module) or _norm_hooks(module)
+    )
+
+
+def fold_parametrizations(model: nn.Module, names: tuple[str, ...]) -> nn.Module:
+    """Make what parametrizations give the weights themselves, in place, and return the model."""
+    from torch import nn
+    from torch.nn.utils import parametrize
+
+    for name in names:
+        module = model.get_submodule(name)
+        kind = type(module)  # a copy shares the class that holds the parametrized property: give it one of its own
+        body = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+        module.__class__ = type(kind.__name__, kind.__bases__, body)
+        for tensor in list(getattr(module, "parametrizations", {})):
+            parametrize.remove_parametrizations(module, tensor)
+        for key, hook in _norm_hooks(module).items():
+            spectral = hasattr(hook, "n_power_iterations")
+            weight = hook.compute_weight(module, False) if spectral else hook.compute_weight(module)
+            for part in ("_orig",) if spectral else ("_g", "_v"):
+                del module._parameters[f"{hook.name}{part}"]
+            vars(module).pop(hook.name, None)
+            module.register_parameter(hook.name, nn.Parameter(weight.detach().clone()))
+            del module._forward_pre_hooks[key]
+    return model
+
+
+def _norm_hooks(module: nn.Module) -> dict[int, Any]:
+    """Return the hooks of the deprecated torch.nn.utils.weight_norm and spectral_norm."""
+    kinds = ("WeightNorm", "SpectralNorm")
+    return {key: hook for key, hook in module._forward_pre_hooks.items() if type(hook).__name__ in kinds}
 
 
 def _value(value: Any) -> Any:

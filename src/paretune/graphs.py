@@ -1,7 +1,7 @@
-"""Graphs as plain JSON: a captured model that surgery rewrote, built again over a fresh model without torch.export.
+"""Graphs as plain JSON: a captured model that surgery rewrote, built again without torch.export.
 
-Only operators of ATen, a few Python functions, the model's own modules (batch norm) and dropout can be named, so that a
-manifest is data and runs no code of its own. Parameters are named, not stored.
+Only registered operators, a few Python functions, the model's own modules (batch norm) and dropout can be named,
+so that a manifest is data and runs no code of its own. Parameters are named, not stored.
 """
 
 from __future__ import annotations
@@ -148,13 +148,23 @@ def from_json(model: nn.Module, nodes: list[dict[str, Any]]) -> fx.GraphModule:
                 torch.nn.Dropout(content["dropout"]) if "dropout" in content else model.get_submodule(target)
             )
         elif op == "get_attr":
-            own[target] = _tensor_from_json(content["value"]) if "value" in content else _at(model, target)
+            own[target] = _stored(model, content)
         args = tuple(_decode(argument, made) for argument in content.get("args", ()))
         kwargs = {key: _decode(value, made) for key, value in content.get("kwargs", {}).items()}
         if op == "call_function":
             target = _function(target)
         made[name] = graph.create_node(op, target, args, kwargs, name=name)
     return module_over(own, graph, training=model.training)
+
+
+def _stored(model: nn.Module, content: dict[str, Any]) -> Any:
+    """Return the tensor that a node names: one of the model's, one computed from these, or one stored as it is."""
+    import torch
+
+    if "folded" in content:
+        with torch.no_grad():
+            return torch.nn.Parameter(from_json(model, content["folded"])().detach().clone())
+    return _tensor_from_json(content["value"]) if "value" in content else _at(model, content["target"])
 
 
 def _function(name: str) -> Any:
@@ -182,7 +192,7 @@ def module_over(own: Mapping[str, Any], graph: fx.Graph, *, training: bool = Fal
     from torch import fx, nn
 
     root = nn.Module()
-    for name in sorted(own):
+    for name in sorted(own, key=lambda name: not isinstance(own[name], nn.Module)):  # modules first, else in order
         *path, leaf = name.split(".")
         owner = root
         for part in path:

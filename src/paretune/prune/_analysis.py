@@ -19,6 +19,7 @@ from torch import fx, nn
 from paretune.errors import InfeasibleError
 from paretune.prune._capture import Capture, capture
 from paretune.prune._couplings import Couplings, couple
+from paretune.prune._fold import computed_weights, fold_computed, without_parametrizations
 from paretune.prune._graph import Numbers, numbers_per_sample, runnable
 from paretune.prune._groups import Group, build_groups, layer_name, settle
 from paretune.prune._ranking import smallest
@@ -59,6 +60,10 @@ class Analysis:
     groups: tuple[Group, ...]
     layers: tuple[Layer, ...]
     notes: tuple[str, ...] = ()
+    folded: tuple[str, ...] = ()
+    """Modules whose parametrization was folded: `model` is then a copy of the one that was given."""
+    base: tuple[dict[str, Any], ...] = ()
+    """Where weights that forward computes were folded: `model` as a manifest stores it."""
     _counts: dict[int, tuple[int, Axis]] = field(default_factory=dict, repr=False)
 
     @property
@@ -212,11 +217,21 @@ def analyze(model: nn.Module, example: Any) -> Analysis:
     example: a tensor, a tuple of positional inputs, or a dict of keyword inputs, any batch.
     A model that cannot be captured is a SurgeryError that names the user's line.
     """
+    model, folded = without_parametrizations(model)
     captured = capture(model, example)
     state = couple(captured, rule_of)
+    base: list[dict[str, Any]] = []
+    weights = computed_weights(captured)
+    notes = [f"folded into plain weights first: {', '.join(folded)}"] if folded else []
+    if weights:
+        model, base = fold_computed(model, captured, state, numbers_per_sample(model, captured), weights)
+        notes.append(f"{len(weights)} weights that forward computes were folded into plain ones first")
+        captured = capture(model, example)
+        state = couple(captured, rule_of)
     settle(state)
     groups = build_groups(state)
-    return Analysis(model, captured, state, tuple(groups), tuple(_layers(model, captured, state, groups)))
+    layers = tuple(_layers(model, captured, state, groups))
+    return Analysis(model, captured, state, tuple(groups), layers, tuple(notes), folded, tuple(base))
 
 
 def require_groups(analysis: Analysis) -> None:

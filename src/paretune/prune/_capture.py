@@ -223,17 +223,17 @@ def _inline_regions(module: fx.GraphModule) -> None:
             continue
         place = next(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
         region, inputs = node.args[place], node.args[place + 1 :]
-        inner = getattr(module, region.target)  # type: ignore[union-attr, arg-type]
+        inner = getattr(module, region.target)
         _inline_regions(inner)
         with graph.inserting_before(node):
             known = dict(zip([n for n in inner.graph.nodes if n.op == "placeholder"], inputs, strict=True))
             outputs = graph.graph_copy(inner.graph, known)
         for user in list(node.users):
-            user.replace_all_uses_with(outputs[user.args[1]])  # type: ignore[index, arg-type]
+            user.replace_all_uses_with(outputs[user.args[1]])  # type: ignore[index]
             graph.erase_node(user)
         graph.erase_node(node)
-        if not region.users:  # type: ignore[union-attr]
-            graph.erase_node(region)  # type: ignore[arg-type]
+        if not region.users:
+            graph.erase_node(region)
 
 
 _REGIONS = (

@@ -51,7 +51,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Masking:
-    """Where a node reads channels: with these positions of one argument masked, it computes what it does after a cut."""
+    """Where a node reads channels: these positions of one argument masked, it computes what it will after a cut."""
 
     node: fx.Node
     argument: fx.Node
@@ -59,7 +59,7 @@ class Masking:
     units: NDArray[np.int64]
     """(length,), or (blocks, length) where each block of axis 0 of the argument reads other units."""
     statistic: bool = False
-    """False: masked positions count as zero. True: the node takes statistics over the axis, and leaves them out."""
+    """False: masked positions count as zero. True: the node takes statistics over the axis, without them."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class Couplings:
         return self.units.reason(text, remedy or "nothing: its size is part of the model's function")
 
     def make(self, node: fx.Node, weight: fx.Node, axis: int) -> None:
-        """Record that an axis of a weight makes channels."""
-        if weight in self.parameters:
+        """Record that an axis of a weight makes channels; a buffer (a fixed filter) is none."""
+        if weight in self.parameters and weight not in self.constants:
             self.makes.append(Slice(self.parameters[weight], axis, self.axes(weight)[axis], node))
 
     def read(self, node: fx.Node, weight: fx.Node, axis: int, units: NDArray[np.int64]) -> None:

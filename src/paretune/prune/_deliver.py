@@ -1,8 +1,8 @@
 """Delivery: a selection becomes a model, and is compared with what it must compute before it is handed over.
 
 The user's own module is tried first: its tensors are cut, and numbers in its attributes are set where they held a
-width that changed (`_follow`). Where its code does not follow, the captured graph is rewritten (`_rewrite`) and runs
-over the same tensors. Whichever it is computes what the uncut model computes with the same channels masked
+width that changed (`_follow`). Where its code does not follow, the captured graph is rewritten (`_rewrite`) and
+runs over the same tensors. Whichever it is computes what the uncut model computes with the same channels masked
 (`_masked`), or it is refused.
 """
 
@@ -21,6 +21,7 @@ from paretune.data import call
 from paretune.errors import SurgeryError
 from paretune.graphs import to_json
 from paretune.prune._capture import evaluating, line_of_error
+from paretune.prune._fold import own_names
 from paretune.prune._follow import follow
 from paretune.prune._graph import named_arguments
 from paretune.prune._masked import Masked
@@ -61,15 +62,10 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     wrong = difference(expected, graph, analysis.captured.example)
     if wrong:
         raise SurgeryError(
-            f"this cut could not be made: the rewritten graph is wrong: {wrong}. This is a mistake of paretune: please "
-            "report the model; protect the layers concerned until it is mended"
+            f"this cut could not be made: the rewritten graph is wrong: {wrong}. This is a mistake of "
+            "paretune: please report the model; protect the layers concerned until it is mended"
         )
-    own = [
-        n
-        for n, _ in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    ]
-    own += [name for name, _ in model.named_modules()]
-    nodes = to_json(graph, own)
+    nodes = to_json(graph, own_names(model))
     notes = [f"the result is the captured graph, rewritten: the model's own forward does not follow ({problem})"]
     if analysis.numbers is None:
         notes.append(f"it runs at a batch of {analysis.captured.batch} only: the model's code fixes its batch")

@@ -1,8 +1,9 @@
 """Following: make the model's own forward work after a cut, by the numbers that its modules keep.
 
-Code reshapes to `self.num_heads`, splits at `self.dim`: whole numbers in attributes that held an old width. Which of
-them must change shows when the code is run: on fake tensors, which have shapes and no data, so that a trial costs no
-arithmetic. That the numbers are the right ones shows in what the model computes, which the caller compares.
+Code reshapes to `self.num_heads`, splits at `self.dim`: whole numbers in attributes that held an old width. Which
+of them must change shows when the code is run: on fake tensors, which have shapes and no data, so that a trial
+costs no arithmetic. That the numbers are the right ones shows in what the model computes, which the caller
+compares.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ class _Number:
     @property
     def kind(self) -> tuple[Any, ...]:
         """Equal for attributes of equal modules, which are decided together."""
-        return type(self.module), self.name, self.old, tuple(self.options)
+        return type(self.module), self.name, str(self.old), str(self.options)
 
 
 def follow(pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep) -> tuple[Attribute, ...] | None:
     """Set attributes of a cut model, in place, until its forward runs; return them, or None where it does not.
 
-    What a width may have become is read off the axes inside the module that holds it. Where it became one thing only,
-    it is set; else the choices are tried where the forward fails, for all like modules at once.
+    What a width may have become is read off the axes inside the module that holds it. Where it became one thing
+    only, it is set; else the choices are tried where the forward fails, for all like modules at once.
     """
     numbers = _numbers(pruned, _lengths(captured, state, keep))
     for number in numbers:
@@ -73,11 +74,11 @@ def follow(pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep) -
 
 
 def _choose(trials: _Trials, here: list[_Number], numbers: list[_Number], failed: _Failure) -> _Failure | None:
-    """Try the choices of the attributes of the modules that failed; return how far the best gets, None for no gain."""
+    """Try the attributes of the modules that failed; return how far the first gain gets, None for no gain."""
     kinds = list(dict.fromkeys(n.kind for n in here))
     like = {kind: [n for n in numbers if n.kind == kind] for kind in kinds}
     before = {kind: getattr(like[kind][0].module, like[kind][0].name) for kind in kinds}
-    for values in product(*([kind[2], *kind[3]] for kind in kinds)):
+    for values in product(*([like[kind][0].old, *like[kind][0].options] for kind in kinds)):
         if trials.left <= 0:
             break
         for kind, value in zip(kinds, values, strict=True):
@@ -168,12 +169,18 @@ def _numbers(model: nn.Module, lengths: dict[str, Lengths]) -> list[_Number]:
         if path not in lengths or type(module).__module__ in _SETTLED:
             continue
         for name, value in vars(module).items():
-            inner = value[0] if isinstance(value, tuple | list) and len(value) == 1 else value
-            if type(inner) is not int or inner < 2 or name.startswith("_"):
-                continue
-            options = sorted(lengths[path].get(inner, set()) - {inner})
-            if not options:
-                continue
-            wrap = (lambda new, kind=type(value): kind([new])) if inner is not value else (lambda new: new)
-            found.append(_Number(path, module, name, [wrap(new) for new in options]))
+            if not name.startswith("_") and (options := _options(value, lengths[path])):
+                found.append(_Number(path, module, name, options))
     return found
+
+
+def _options(value: Any, lengths: Lengths) -> list[Any]:
+    """Return what a width, or a shape with one width in it, may have become."""
+    if type(value) is int:
+        return sorted(lengths.get(value, set()) - {value}) if value > 1 else []
+    if type(value) not in (tuple, list) or not all(type(item) is int for item in value):
+        return []
+    places = [(index, new) for index, item in enumerate(value) for new in _options(item, lengths)]
+    if len({index for index, _ in places}) != 1:
+        return []
+    return [type(value)([*value[:index], new, *value[index + 1 :]]) for index, new in places]

@@ -114,7 +114,7 @@ def runnable(model: nn.Module, captured: Capture, numbers: Numbers | None) -> fx
 class Builder:
     """Copies a captured graph node by node into one that runs; what a caller adds may differ from the original."""
 
-    def __init__(self, model: nn.Module, captured: Capture) -> None:
+    def __init__(self, model: nn.Module, captured: Capture, *, inputs: bool = True) -> None:
         self.graph = fx.Graph()
         self.copies: dict[fx.Node, Any] = {}
         self._captured = captured
@@ -123,7 +123,7 @@ class Builder:
         self._device: fx.Node | None = None
         self._first: fx.Node
         self._tensors: dict[str, Any] = {}
-        self._inputs()
+        self._inputs(inputs)
 
     def add(self, node: fx.Node, target: Any, args: Any, kwargs: Mapping[str, Any]) -> fx.Node:
         """Append a node that stands for `node`; arguments may be nodes of the captured graph or of this one."""
@@ -168,7 +168,7 @@ class Builder:
             self._device = self._insert(getattr, (self._first, "device"))
         return self._device
 
-    def _inputs(self) -> None:
+    def _inputs(self, wanted: bool) -> None:
         """Add a placeholder for every argument of forward, and a `get_attr` for every tensor of the model."""
         program = self._captured.program
         users: list[fx.Node] = []
@@ -177,7 +177,8 @@ class Builder:
         for node in placeholders:
             if specs[node.name].kind == InputKind.USER_INPUT:
                 users.append(node)
-        self._arguments(users)
+        if wanted:
+            self._arguments(users)
         for node in placeholders:
             spec = specs[node.name]
             if spec.kind == InputKind.USER_INPUT or not node.users:
@@ -251,10 +252,23 @@ class Builder:
             return self._insert(type(value), tuple(self._structure(item) for item in value))
         return tuple(item.value for item in tree_leaves(value, is_leaf=lambda x: isinstance(x, _Leaf)))
 
-    def finish(self) -> fx.GraphModule:
-        """Close the graph and return its module, in eval mode; the tensors are shared."""
-        self.graph.output(self.output())
-        return module_over(self._tensors, self.graph)
+    def finish(self, output: Any = None) -> fx.GraphModule:
+        """Close the graph and return its module, in eval mode; the tensors are shared.
+
+        output: what it returns, where that is not what the model returns.
+        """
+        self.graph.output(self.output() if output is None else output)
+        module = module_over(self._tensors, self.graph)
+        module.graph.eliminate_dead_code(is_impure_node=_is_impure)
+        module.recompile()
+        module.delete_all_unused_submodules()
+        return module
+
+
+def _is_impure(node: fx.Node) -> bool:
+    """Keep what writes in place, and the inputs; all else that nobody reads may go."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op in ("placeholder", "output") or bool(schema and schema.is_mutable)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
-"""The oracle: the uncut model with the removed channels masked where they are read, as the captured graph computes it.
+"""The oracle: the uncut model with the removed channels masked where they are read, as the captured graph computes
+it.
 
-What a cut must compute: every weight that reads removed channels has those slices at zero, a product of two activations
-leaves them out, and norms and softmax take their statistics over what stays. Everything else, the removed channels
-themselves included, flows as it did; where one of them reaches anything else, the results differ.
+What a cut must compute: every weight that reads removed channels has those slices at zero, a product of two
+activations leaves them out, and norms and softmax take their statistics over what stays. Everything else, the
+removed channels themselves included, flows as it did; where one of them reaches anything else, the results differ.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def _group_norm(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> t
 
 
 def _softmax(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
-    return torch.softmax(x.masked_fill(gone, -torch.inf), given["dim"], dtype=given.get("dtype"))
+    masked: torch.Tensor = torch.softmax(x.masked_fill(gone, -torch.inf), given["dim"], dtype=given.get("dtype"))
+    return masked
 
 
 def _moment(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
@@ -130,9 +132,10 @@ def _spread(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch
 
 def _norm(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
     power = given.get("ord", given.get("p", 2))
-    return torch.linalg.vector_norm(
+    norm: torch.Tensor = torch.linalg.vector_norm(
         x.masked_fill(gone, 0), 2 if power is None else power, given["dim"], given["keepdim"]
     )
+    return norm
 
 
 def _dims(x: torch.Tensor, given: dict[str, Any]) -> list[int]:

@@ -1,7 +1,7 @@
 """Chains of views that only permute one axis: the channel shuffle, written as view, transpose, view.
 
-Seen one by one, the views say that the channels form blocks, and that whole columns of blocks must go together; seen
-as one permutation they couple nothing (Zhang et al., "ShuffleNet", CVPR 2018, arXiv:1707.01083, figure 1).
+Seen one by one, the views say that the channels form blocks, and that whole columns of blocks must go together;
+seen as one permutation they couple nothing (Zhang et al., "ShuffleNet", CVPR 2018, arXiv:1707.01083, figure 1).
 """
 
 from __future__ import annotations

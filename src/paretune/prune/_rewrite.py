@@ -1,13 +1,13 @@
 """Rewriting: the captured graph with every number that follows from a cut counted anew.
 
-Sizes of views, bounds of slices, lengths of parts, groups of depthwise convolutions: after a cut each is what the kept
-positions say. An operator reads exactly the positions that it read before and that stay; where these are no range any
-more (a shuffle whose blocks lost unlike channels), they are picked by number.
+Sizes of views, bounds of slices, lengths of parts, groups of depthwise convolutions: after a cut each is what the
+kept positions say. An operator reads exactly the positions that it read before and that stay; where these are no
+range any more (a shuffle whose blocks lost unlike channels), they are picked by number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,29 +28,27 @@ aten = torch.ops.aten
 
 
 def rewrite(
-    model: nn.Module, captured: Capture, state: Couplings, keep: Keep, numbers: Numbers | None
+    model: nn.Module,
+    captured: Capture,
+    state: Couplings,
+    keep: Keep,
+    numbers: Numbers | None,
+    *,
+    folded: Mapping[fx.Node, tuple[str, nn.Parameter]] | None = None,
 ) -> fx.GraphModule:
     """Return the captured graph, rewritten for a cut, over the tensors of the cut model.
 
-    model: the model after the cut: its tensors are used as they are, its code is not run; batch norm and dropout are
-    its own modules, so that the result trains.
-    numbers: as `numbers_per_sample` found them.
+    model: the model after the cut: its tensors are used as they are, its code is not run; batch norm and dropout
+    are its own modules, so that the result trains. numbers: as `numbers_per_sample` found them. folded: nodes that
+    a parameter takes the place of, with its name.
     """
     rewriter = _Rewriter(model, captured, state, keep, numbers or {})
+    for node, (name, parameter) in (folded or {}).items():
+        rewriter.fold(node, name, parameter)
     for node in captured.program.graph.nodes:
-        if node.op == "call_function":
+        if node.op == "call_function" and node not in (folded or {}):
             rewriter.rewrite(node)
-    module = rewriter.finish()
-    module.graph.eliminate_dead_code(is_impure_node=_is_impure)
-    module.recompile()
-    module.delete_all_unused_submodules()
-    return module
-
-
-def _is_impure(node: fx.Node) -> bool:
-    """Keep what writes in place, and the inputs; a batch norm that nobody reads may go."""
-    schema = getattr(node.target, "_schema", None)
-    return node.op in ("placeholder", "output") or bool(schema and schema.is_mutable)
+    return rewriter.finish()
 
 
 class _Rewriter(Builder):
@@ -65,6 +63,9 @@ class _Rewriter(Builder):
             for final, permutation in state.permutations.items()
             if self.changed(state.values[permutation[0]][permutation[1]])
         }
+        for node in state.constants.keys() - state.parameters.keys():
+            if node in self.copies:
+                self._cut_constant(node)
         self._left_out = {node for final, (source, *_) in self._picked.items() for node in _between(source, final)}
 
     def rewrite(self, node: fx.Node) -> None:
@@ -88,6 +89,20 @@ class _Rewriter(Builder):
                 self.add(node, call.target, call.args, call.kwargs)
         if call.narrow:
             self._narrow(node)
+
+    def _cut_constant(self, node: fx.Node) -> None:
+        """Leave out what is not needed of a tensor that the capture found outside of the model's buffers."""
+        name = str(self.copies[node].target)
+        for dim, axis in enumerate(self.state.values[node]):
+            if self.changed(axis):
+                index = torch.from_numpy(np.flatnonzero(self.kept(axis)))
+                tensor = self._tensors[name]
+                self._tensors[name] = tensor.index_select(dim, index.to(tensor.device))
+
+    def fold(self, node: fx.Node, name: str, parameter: nn.Parameter) -> None:
+        """Let a parameter take the place of a node."""
+        self._tensors[name] = parameter
+        self.copies[node] = self.graph.get_attr(name)
 
     def kept(self, axis: Axis) -> Keep:
         return kept(self.keep, axis)
@@ -178,7 +193,7 @@ class _Call:
         if name in self.kwargs:
             return self.kwargs[name]
         has = schema is not None and schema.has_default_value()
-        return schema.default_value if has else default  # type: ignore[union-attr]
+        return schema.default_value if has else default
 
     def put(self, name: str, value: Any) -> None:
         index, _ = self._find(name)

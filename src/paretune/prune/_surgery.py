@@ -1,7 +1,8 @@
 """Surgery: a set of removed units -> the manifest of cuts.
 
-There is one way to cut: compute `Cuts` from the analysis, then `paretune.cuts.replay` them on a copy. `_masked` does
-in the uncut model what the cut amounts to; both must compute the same function, which is checked for every cut.
+There is one way to cut: compute `Cuts` from the analysis, then `paretune.cuts.replay` them on a copy. `_masked`
+does in the uncut model what the cut amounts to; both must compute the same function, which is checked for every
+cut.
 """
 
 from __future__ import annotations

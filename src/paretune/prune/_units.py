@@ -31,6 +31,12 @@ class Reason:
     """What would make it prunable."""
 
 
+_CYCLE = (
+    "is interleaved with itself: its positions are told apart by a second axis",
+    "nothing: the layout is fixed",
+)
+
+
 class Units:
     """A growing set of units with unions, pins and products."""
 
@@ -160,6 +166,7 @@ class Units:
     def resolve(self) -> None:
         """Carry pins from products to their factors; call once after the last fact was stated."""
         while True:
+            self._break_cycles()
             roots = np.unique(self.find(np.arange(self.count)))
             pinned = roots[(self._left[roots] >= 0) & (self._pin[roots] >= 0)]
             factors = np.concatenate([self._left[pinned], self._right[pinned]])
@@ -168,6 +175,17 @@ class Units:
             if not free.any():
                 return
             self._pin_to(factors[free], reasons[free])
+
+    def _break_cycles(self) -> None:
+        """Where a unit is a product of itself and another, the other can never go without it: pin that one."""
+        roots = np.unique(self.find(np.arange(self.count)))
+        roots = roots[self._left[roots] >= 0]
+        left, right = self.find(self._left[roots]), self.find(self._right[roots])
+        own = (left == roots) | (right == roots)
+        if own.any():
+            other = np.where(left == roots, right, left)[own]
+            self._left[roots[own]] = self._right[roots[own]] = -1
+            self._pin_to(other[other != roots[own]], self.reason(*_CYCLE))
 
     def factors(self, axis: Axis) -> NDArray[np.int64]:
         """Return, for each position, the units that each can remove it: (len(axis), k), padded with negatives."""
@@ -184,7 +202,7 @@ class Units:
             left[product] = self.find(self._left[column[product]])
             right[product] = self.find(self._right[column[product]])
             columns += [right, left]
-        return np.stack(done, axis=1)
+        return np.stack([*done, *columns], axis=1)
 
     def pinned(self, ids: Axis) -> NDArray[np.int64]:
         """Return the index of the reason that pins each unit, -1 where it is free."""

@@ -1,8 +1,8 @@
 """Products of two activations, or of an activation with a parameter as it is.
 
-The axis that is summed over is coupled on both sides, and what is removed of it counts as zero: between two activations
-(attention scores) both lose the same positions. A scale that was computed from its width is a number in the graph and
-stays as it was.
+The axis that is summed over is coupled on both sides, and what is removed of it counts as zero: between two
+activations (attention scores) both lose the same positions. A scale that was computed from its width is a number
+in the graph and stays as it was.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def matmul(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
 
 def addmm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Add a bias to a product."""
-    names = ("mat1", "mat2") if "mat1" in arguments else ("batch1", "batch2")
-    axes = _product(state, node, *(arguments[name] for name in names), shape_of(node))
+    left, right = ("mat1", "mat2") if "mat1" in arguments else ("batch1", "batch2")
+    axes = _product(state, node, arguments[left], arguments[right], shape_of(node))
     return broadcast(state, node, [axes, state.axes(arguments["self"])], shape_of(node))
 
 

@@ -1,8 +1,8 @@
 """Operators that cut an axis or join axes: concatenation, slices, chunks, constant padding, repetition.
 
-Bounds and amounts are numbers in the captured graph; after a cut they are counted anew, so that every operator reads
-what it read before. Whether the user's own code does the same shows when it is run. `chunk` is told how many parts, not
-how long they are: the code follows where every part loses equally much, which is preferred.
+Bounds and amounts are numbers in the captured graph; after a cut they are counted anew, so that every operator
+reads what it read before. Whether the user's own code does the same shows when it is run. `chunk` is told how many
+parts, not how long they are: the code follows where every part loses equally much, which is preferred.
 """
 
 from __future__ import annotations

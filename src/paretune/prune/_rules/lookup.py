@@ -1,7 +1,7 @@
 """Operators that read or write positions by number: indexing, gathering, scattering.
 
-Where the numbers are a constant of the model (a permutation of the channels) they say which position comes from where;
-where they are computed, the axis that is read by number cannot be cut.
+Where the numbers are a constant of the model (a permutation of the channels) they say which position comes from
+where; where they are computed, the axis that is read by number cannot be cut.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def index(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
         return [*axes[: used[0]], axes[used[0]][known], *axes[used[0] + 1 :]]
     for dim in used:
         state.pin(node, axes[dim], "reads this axis by number", "numbers that are a constant of the model")
-    shape = torch.broadcast_shapes(*(tensor.meta["val"].shape for tensor in tensors))
+    shape = np.broadcast_shapes(*(tuple(tensor.meta["val"].shape) for tensor in tensors))
     picked = broadcast(state, node, [state.axes(tensor) for tensor in tensors], tuple(shape))
     rest = [axis for dim, axis in enumerate(axes) if dim not in used]
     front = used[0] if used == list(range(used[0], used[-1] + 1)) else 0

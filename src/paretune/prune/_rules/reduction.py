@@ -76,23 +76,24 @@ def base_name(node: Any) -> str:
 
 
 def is_statistic(node: fx.Node) -> bool:
-    """Tell whether a reduction is a statistic of a norm: what it gives only shifts or divides what it was taken of."""
+    """Tell whether a reduction is a statistic of a norm: it only shifts or divides what it was taken of."""
     name = base_name(node)
-    return name in _MOMENTS and bool(node.users) and all(_normalises(user, node, name, 0) for user in node.users)
+    return name in _MOMENTS and bool(node.users) and all(_normalises(user, node, node, 0) for user in node.users)
 
 
-def _normalises(user: fx.Node, value: fx.Node, name: str, depth: int) -> bool:
-    kind = base_name(user)
+def _normalises(user: fx.Node, value: fx.Node, moment: fx.Node, depth: int) -> bool:
+    kind, name = base_name(user), base_name(moment)
     if depth > 6 or not user.users:
         return False
     if kind in _ROOTS or (kind == "pow" and user.args[1] in (0.5, -0.5)):
         return True
     if kind == "div" and user.args[1] is value:
-        return name not in ("mean",)  # dividing by a mean square without its root is no norm
+        # a mean square without its root is no norm; a mean that divides what it was taken of is one (ConvNeXt V2)
+        return name != "mean" or user.args[0] is moment.args[0]
     if kind == "sub" and user.args[1] is value:
         return name == "mean" and depth == 0
     if user.target is operator.getitem or kind in _PASSING:
-        return all(_normalises(after, user, name, depth + 1) for after in user.users)
+        return all(_normalises(after, user, moment, depth + 1) for after in user.users)
     return False
 
 

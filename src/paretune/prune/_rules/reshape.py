@@ -188,7 +188,9 @@ def movedim(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten", "ravel", "view_as"), view),
+    **dict.fromkeys(
+        ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "ravel", "view_as", "reshape_as"), view
+    ),
     "permute": permute,
     **dict.fromkeys(("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "matrix_H", "adjoint"), transpose),
     "unsqueeze": unsqueeze,
