@@ -169,9 +169,10 @@ class Collector:
         )
         outputs = [t.sum() for t in tensors_of(run.call(ones)) if t.is_floating_point() and t.requires_grad]
         flow = torch.stack(outputs).sum() if outputs else torch.tensor(0.0)
-        if not outputs or not 0 < float(flow) < math.inf:
+        amount = float(flow.detach())
+        if not 0 < amount < math.inf:
             raise InputError(
-                f"synflow: the flow through this model with positive weights is {float(flow):.3g}, of which no "
+                f"synflow: the flow through this model with positive weights is {amount:.3g}, of which no "
                 "gradient can be taken; choose another score"
             )
         grads = torch.autograd.grad(flow.log(), leaves, allow_unused=True)
@@ -325,14 +326,9 @@ class Run(fx.Interpreter):
     def call(self, inputs: Any) -> Any:
         """Run on inputs as the model takes them: a tensor, a tuple, or a dict of keyword inputs."""
         names = [str(node.target) for node in self.module.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
-        if not isinstance(inputs, Mapping):
-            return self.run(*(inputs if isinstance(inputs, list | tuple) else [inputs]))
-        if missing := [name for name in names if name not in inputs]:
-            raise InputError(
-                f"prune.channels: data yields {', '.join(map(str, inputs))}, and the model was captured with "
-                f"{', '.join(names)}; {', '.join(missing)} is missing"
-            )
-        return self.run(*[inputs[name] for name in names])
+        if isinstance(inputs, Mapping):
+            return self.run(*[inputs[name] for name in names])
+        return self.run(*(inputs if isinstance(inputs, list | tuple) else [inputs]))
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Return a tensor of the model, or what stands for it."""
@@ -464,24 +460,36 @@ def _reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Ca
         else:
             found = source.batches(shuffle=None if samples is None else (seed, 0), limit=samples)
         for inputs, target in found:
-            _check_shapes(analysis.captured.example, inputs)
+            _check_inputs(analysis.captured.example, inputs)
             for part in _cut_to(fixed, (inputs, target)):
                 yield on_device_of(analysis.model, part)
 
     return batches
 
 
-def _check_shapes(example: Any, inputs: Any) -> None:
+def _check_inputs(example: Any, inputs: Any) -> None:
     """Raise an InputError for inputs that the captured graph was not made for: only their batch may differ."""
+    if isinstance(example, Mapping) != isinstance(inputs, Mapping) or (
+        isinstance(example, Mapping) and not example.keys() <= inputs.keys()
+    ):
+        raise InputError(
+            f"prune.channels: data yields {_names(inputs)}, and the model was captured with {_names(example)}; "
+            "give both in the same form"
+        )
     captured, given = tensors_of(example), tensors_of(inputs)
-    if isinstance(example, Mapping) and isinstance(inputs, Mapping):  # of a dict, what the model is called with
-        given = tensors_of([inputs[name] for name in example if name in inputs])
+    if isinstance(example, Mapping):  # of a dict, what the model is called with
+        given = tensors_of([inputs[name] for name in example])
     if [t.shape[1:] for t in captured] != [t.shape[1:] for t in given]:
         raise InputError(
             f"prune.channels: data yields inputs of shapes {[tuple(t.shape) for t in given]}, and the model was "
             f"captured with an example of {[tuple(t.shape) for t in captured]}; only the first axis may differ. "
             "Pass an example of the data's shape, or pad the data"
         )
+
+
+def _names(inputs: Any) -> str:
+    """Return the names of keyword inputs, or what other inputs are."""
+    return ", ".join(map(str, inputs)) if isinstance(inputs, Mapping) else "inputs by position"
 
 
 def _limited(batches: Iterator[Any], samples: int | None) -> Iterator[Any]:

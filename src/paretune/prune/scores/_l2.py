@@ -20,5 +20,5 @@ def l2(weight: Tensor) -> Tensor:
     >>> l2(torch.tensor([[3.0, -4.0], [0.0, 0.5]]))
     tensor([5.0000, 0.5000])
     """
-    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1).float(), dim=1)
     return norms
