@@ -68,7 +68,7 @@ def needs(score: Score) -> tuple[str, ...]:
         of = parameters["of"].default
         if of not in SIDES:
             raise InputError(
-                f"score '{name_of(score)}': of='{of}' must be one of {', '.join(SIDES)}{nearest(str(of), SIDES)}"
+                f"score '{name_of(score)}': of='{of}' must be one of {', '.join(SIDES)}.{nearest(str(of), SIDES)}"
             )
         side = SIDES[of]
         required += [n for n in side if n in parameters and parameters[n].default is None]

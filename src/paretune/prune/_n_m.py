@@ -24,7 +24,7 @@ def n_m(scores: Tensor, n: int, m: int) -> Tensor:
     """
     if scores.dim() < 2:
         raise InputError(
-            f"n_m: scores have shape {tuple(scores.shape)}; give (out, in, *kernel), one for each weight"
+            f"n_m: scores of shape {tuple(scores.shape)}; give (out, in, *kernel), one for each weight"
         )
     if not 1 <= n <= m:
         raise InputError(f"n_m: n={n} must be from 1 to m={m}: n of every m weights stay, as 2 of 4")

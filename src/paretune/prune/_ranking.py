@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paretune.prune._couplings import Couplings
-from paretune.prune._groups import Group
+from paretune.prune._groups import Group, layer_name
 from paretune.prune._parts import Part, operator_of
 from paretune.prune._units import Axis
 
@@ -32,13 +32,20 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ranked:
-    """A group with its bundles in the order in which they go."""
+    """A group, or a part of one, with its bundles in the order in which they go."""
 
     group: Group
     bundles: NDArray[np.int64]
     """(n, parts) units, the first to go first; those that must stay are left out."""
     scores: Values
     """(n,), comparable across groups where they were normalised."""
+    title: str
+    width: int
+    """Channels of the first layer that makes them."""
+    step: int
+    """Channels of that layer that go with one bundle."""
+    size: int
+    """Bundles with those that must stay."""
 
 
 def rank(
@@ -139,8 +146,44 @@ def _order(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.fl
         units = np.take_along_axis(group.blocks, order, axis=1)
         ordered = np.take_along_axis(values, order, axis=1)
         last = group.blocks.shape[1] - max(1, int(anchored.sum(axis=1).max()))
-        ranked.append(Ranked(group, units.T[:last], ordered.mean(axis=0)[:last]))
+        scored = ordered.mean(axis=0)[:last]
+        size = group.blocks.shape[1]
+        ranked.append(Ranked(group, units.T[:last], scored, group.title, group.width, group.step, size))
     return ranked
+
+
+def by_makers(state: Couplings, ranked: Ranked) -> list[Ranked]:
+    """Take a group apart into the units that the same layers make, where its layers make unlike ones.
+
+    A layer's width is the sum over its parts, so it is a multiple of a number where each part is. A shortcut that
+    pads with zeros (ResNets on CIFAR) and branches that are concatenated make such groups.
+    """
+    units = ranked.group.blocks
+    if len(units) > 1:
+        return [ranked]
+    made = [state.units.factors(maker.units) for maker in ranked.group.makes]
+    patterns, part = np.unique([np.isin(units[0], each) for each in made], axis=1, return_inverse=True)
+    if patterns.shape[1] == 1:
+        return [ranked]
+    found = []
+    for index, pattern in enumerate(patterns.T):
+        mine = units[0][part.ravel() == index]
+        first = int(pattern.argmax())
+        width = int(np.isin(made[first], mine).any(axis=1).sum())
+        stays = np.isin(ranked.bundles[:, 0], mine)
+        title = f"{layer_name(ranked.group.makes[first].tensor)}, {width} channels of it"
+        found.append(
+            Ranked(
+                ranked.group,
+                ranked.bundles[stays],
+                ranked.scores[stays],
+                title,
+                width,
+                width // len(mine),
+                len(mine),
+            )
+        )
+    return found
 
 
 def _anchors(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.float64]]) -> NDArray[np.bool_]:

@@ -26,7 +26,8 @@ from paretune.prune._couplings import Slice
 from paretune.prune._evidence import OF_SAMPLES, Score, evaluate, name_of, needs, role
 from paretune.prune._groups import Group, channels_per_bundle, layer_name
 from paretune.prune._parts import makers, norms, parts_of
-from paretune.prune._ranking import Ranked, kinds, rank, removed_units
+from paretune.prune._ranking import Ranked, by_makers, kinds, rank, removed_units
+from paretune.prune._surgery import kept
 from paretune.prune._units import Axis
 from paretune.target import Target
 
@@ -101,13 +102,15 @@ def select(
     free = unprotected(analysis, protect)
     normalise = threshold is None and scope != "local"
     ranked, unknown = _scored(analysis, free, function, combine, normalise, data, loss, samples, seed)
+    if multiple > 1 and widths is None:
+        ranked = [part for r in ranked for part in by_makers(analysis.couplings, r)]
     bound = next((budget(analysis, n, asked, target) for n, asked in budgets.items() if asked is not None), None)
     if widths is not None:
-        counts, multiple = _by_widths(ranked, analysis, widths), 1
+        counts, multiple = _by_widths(ranked, analysis, widths, unknown), 1
     elif threshold is not None:
         counts = _nearest(ranked, [int((r.scores <= threshold).sum()) for r in ranked], multiple)
     elif ratio is not None and scope == "local":
-        asked = [min(len(r.bundles), int(ratio * r.group.blocks.shape[1] + 1e-9)) for r in ranked]
+        asked = [min(len(r.bundles), int(ratio * r.size + 1e-9)) for r in ranked]
         counts = _nearest(ranked, asked, multiple)
     else:
         path = _path(ranked, multiple, _kinds(analysis, ranked) if scope == "isomorphic" else None)
@@ -117,9 +120,12 @@ def select(
             assert bound is not None
             counts = _by_budget(ranked, bound, path, scope, multiple)
     removed = removed_units(ranked, counts)
-    after = {r.group.layers[0]: r.group.width - k * r.group.step for r, k in zip(ranked, counts, strict=True) if k}
+    keep = analysis.keep(removed)
+    lost = {r.group.layers[0]: r.group.makes[0] for r, k in zip(ranked, counts, strict=True) if k}
+    after = {layer: int(kept(keep, made.units).sum()) for layer, made in lost.items()}
+    whole = [f"{group.title} keeps its {group.width} channels: {why}" for group, why in unknown]
     told = bound.notes(removed) if bound is not None else ()
-    return Selection(removed, after, (*_stuck(ranked, multiple), *_emptied(ranked, counts), *unknown, *told))
+    return Selection(removed, after, (*_stuck(ranked, multiple), *_emptied(ranked, counts), *whole, *told))
 
 
 def _scored(
@@ -132,8 +138,8 @@ def _scored(
     loss: Any,
     samples: int | None,
     seed: int,
-) -> tuple[list[Ranked], tuple[str, ...]]:
-    """Return the groups ranked, and a note for each that has no score and therefore stays whole."""
+) -> tuple[list[Ranked], list[tuple[Group, str]]]:
+    """Return the groups ranked, and those that have no score and therefore stay whole, with the reason."""
     state, names = analysis.couplings, needs(score)
     slices = {
         "makes": state.makes if any(name in OF_SAMPLES for name in names) else makers(groups),
@@ -143,17 +149,13 @@ def _scored(
     parts = parts_of(state, groups, slices)
     values = evaluate(analysis, parts, score, data=data, loss=loss, samples=samples, seed=seed)
     ranked, unknown = rank(state, groups, parts, values, combine, normalise=normalise)
-    wanted = ", ".join(names)
+    needed = f"score '{name_of(score)}' needs {', '.join(names)}, which"
     if groups and not ranked:
         raise InputError(
-            f"prune.channels: score '{name_of(score)}' needs {wanted}, which no layer that can be pruned has for "
-            "all of its channels; choose another score, for example l1"
+            f"prune.channels: {needed} no layer that can be pruned has for all of its channels; choose another "
+            "score, for example l1"
         )
-    return ranked, tuple(
-        f"{group.title} keeps its {group.width} channels: score '{name_of(score)}' needs {wanted}, which not all "
-        "of them have"
-        for group in unknown
-    )
+    return ranked, [(group, f"{needed} not all of them have") for group in unknown]
 
 
 def _kinds(analysis: Analysis, ranked: list[Ranked]) -> list[int]:
@@ -276,7 +278,7 @@ def _path(ranked: list[Ranked], multiple: int, kind: list[int] | None) -> _Path:
     group, before, after = columns.T
     kinds = np.array(kind or [0] * len(ranked), np.int64)
     parts = np.array([r.bundles.shape[1] for r in ranked], np.int64)
-    sizes = np.array([r.group.blocks.size for r in ranked], np.int64)
+    sizes = np.array([r.size * len(r.group.blocks) for r in ranked], np.int64)
     gone, total = np.zeros(len(group), np.int64), np.zeros(len(group), np.int64)
     for each in np.unique(kinds):
         mine = kinds[group] == each
@@ -289,7 +291,7 @@ def _path(ranked: list[Ranked], multiple: int, kind: list[int] | None) -> _Path:
 def _stops(ranked: Ranked, multiple: int) -> Axis:
     """Return how many bundles a group may lose so that its width is a multiple; 0 is always allowed."""
     lost = np.arange(len(ranked.bundles) + 1)
-    fits = (ranked.group.width - lost * ranked.group.step) % multiple == 0
+    fits = (ranked.width - lost * ranked.step) % multiple == 0
     return np.union1d(lost[fits], [0])
 
 
@@ -360,8 +362,7 @@ def _given_back(path: _Path, moves: int, enough: Callable[[list[int]], bool]) ->
 def _stuck(ranked: list[Ranked], multiple: int) -> tuple[str, ...]:
     """Return a note for every group that the multiple leaves no smaller width."""
     return tuple(
-        f"{r.group.title} keeps its {r.group.width} channels: no smaller width that it can have is a multiple of "
-        f"{multiple}"
+        f"{r.title} keeps its {r.width} channels: no smaller width that it can have is a multiple of {multiple}"
         for r in ranked
         if len(r.bundles) and len(_stops(r, multiple)) == 1
     )
@@ -370,14 +371,16 @@ def _stuck(ranked: list[Ranked], multiple: int) -> tuple[str, ...]:
 def _emptied(ranked: list[Ranked], counts: list[int]) -> tuple[str, ...]:
     """Return a note for every group that lost all it could."""
     return tuple(
-        f"{r.group.title} keeps {r.group.width - count * r.group.step} of {r.group.width} channels, its least"
+        f"{r.title} keeps {r.width - count * r.step} of {r.width} channels, its least"
         for r, count in zip(ranked, counts, strict=True)
         if count and count == len(r.bundles)
     )
 
 
-def _by_widths(ranked: list[Ranked], analysis: Analysis, widths: Mapping[str, int]) -> list[int]:
-    """Return the counts that leave the widths asked for."""
+def _by_widths(
+    ranked: list[Ranked], analysis: Analysis, widths: Mapping[str, int], unknown: list[tuple[Group, str]]
+) -> list[int]:
+    """Return the counts that leave the widths asked for; unknown: groups without a score, with the reason."""
     makers = {
         layer_name(made.tensor): (index, made)
         for index, r in reversed(list(enumerate(ranked)))
@@ -387,7 +390,9 @@ def _by_widths(ranked: list[Ranked], analysis: Analysis, widths: Mapping[str, in
     for pattern, width in widths.items():
         hits = [layer for layer in makers if fnmatchcase(layer, pattern)]
         if not hits:
-            raise InputError(_no_layer(pattern, analysis, list(makers)))
+            whole = [(layer, why) for group, why in unknown for layer in group.layers]
+            whole += [(name, reason) for name, reason, _ in analysis.unprunable]
+            raise InputError(_no_layer(pattern, whole, list(makers)))
         for layer in hits:
             index, made = makers[layer]
             count = _count_for(ranked[index], layer, made, width, analysis)
@@ -399,8 +404,8 @@ def _by_widths(ranked: list[Ranked], analysis: Analysis, widths: Mapping[str, in
     return [counts.get(index, (0, ""))[0] for index in range(len(ranked))]
 
 
-def _no_layer(pattern: str, analysis: Analysis, makers: list[str]) -> str:
-    for name, reason, _ in analysis.unprunable:
+def _no_layer(pattern: str, whole: list[tuple[str, str]], makers: list[str]) -> str:
+    for name, reason in whole:
         if fnmatchcase(name, pattern):
             return f"widths: '{name}' cannot be cut: {reason}"
     return f"widths: '{pattern}' matches no layer that can be cut.{nearest(pattern, makers)}"

@@ -35,7 +35,7 @@ def test_the_two_forms_are_gradients_of_one_loss():
         ({"output_grad": torch.ones(2, 2), "of": "weight"}, "of='weight' needs grad"),
         (
             {"grad": torch.ones(2, 2), "of": "weights"},
-            r"of='weights' must be one of output, weight Did you mean 'weight'\?",
+            r"of='weights' must be one of output, weight\. Did you mean 'weight'\?",
         ),
     ],
 )
