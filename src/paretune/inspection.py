@@ -88,16 +88,16 @@ def _cuts(step: Step) -> bool:
 
 def _cut(step: Channels, model: nn.Module, task: Task) -> tuple[nn.Module, Row, dict[str, list[int]]]:
     """Return the model after the cut, the step's entry, and the shapes that are left by layer."""
-    from paretune.prune import analyze, cut, predict
+    from paretune.prune import cut, predict
 
     before = _costs(model, task, FLOAT_BYTES)
     entry: Row = {"step": step.name, "after": before, "ceiling": before, "notes": [], "problem": None}
     try:
-        analysis = analyze(model, task.inputs())
+        analysis = step.analyze(model, task)
         least = {key: round(analysis.ceiling[f"{key}_fraction"] * before[key]) for key in ("macs", "params")}
         entry["ceiling"] = {**least, "weight_bytes": FLOAT_BYTES * least["params"]}
         selection = step.select(analysis, task)
-        pruned = cut(analysis, selection)
+        pruned = cut(analysis, selection, form=step.form)
     except (InfeasibleError, InputError) as error:
         return model, {**entry, "gains": "nothing: it cannot be done", "problem": str(error)}, {}
     after = _costs(pruned.model, task, FLOAT_BYTES)

@@ -9,10 +9,13 @@ from paretune.cuts import replay
 from paretune.prune._analysis import Analysis, Layer, analyze
 from paretune.prune._blocks import Blocks, blocks
 from paretune.prune._channels import Channels, Prediction, Pruned, channels, cut, predict
-from paretune.prune._groups import Group
+from paretune.prune._groups import STRUCTURES, Group
+from paretune.prune._n_m import n_m
 from paretune.prune._selection import Selection, select
+from paretune.prune._structures import embedding, experts, heads, neurons
 
 __all__ = [
+    "STRUCTURES",
     "Analysis",
     "Blocks",
     "Channels",
@@ -25,6 +28,11 @@ __all__ = [
     "blocks",
     "channels",
     "cut",
+    "embedding",
+    "experts",
+    "heads",
+    "n_m",
+    "neurons",
     "predict",
     "replay",
     "select",

@@ -8,7 +8,8 @@ user's line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from paretune.errors import InfeasibleError
+from paretune.errors import InfeasibleError, InputError, nearest
 from paretune.prune._capture import Capture, capture
 from paretune.prune._couplings import Couplings, couple
 from paretune.prune._fold import computed_weights, fold_computed, without_parametrizations
 from paretune.prune._graph import Numbers, numbers_per_sample, runnable
-from paretune.prune._groups import Group, build_groups, layer_name, settle
+from paretune.prune._groups import STRUCTURES, Group, build_groups, layer_name, settle
 from paretune.prune._ranking import smallest
 from paretune.prune._rules import rule_of
 from paretune.prune._surgery import Keep, blocked, kept
@@ -200,6 +201,7 @@ class Analysis:
         return [
             {
                 "group": group.title,
+                "structure": group.structure,
                 "layers": list(group.layers),
                 "width": group.width,
                 "prunable": group.prunable,
@@ -232,6 +234,30 @@ def analyze(model: nn.Module, example: Any) -> Analysis:
     groups = build_groups(state)
     layers = tuple(_layers(model, captured, state, groups))
     return Analysis(model, captured, state, tuple(groups), layers, tuple(notes), folded, tuple(base))
+
+
+def with_groups(analysis: Analysis, groups: list[Group]) -> Analysis:
+    """Return the analysis with these groups alone; layers of the others say why they cannot be cut."""
+    layers = tuple(_layers(analysis.model, analysis.captured, analysis.couplings, groups))
+    return replace(analysis, groups=tuple(groups), layers=layers, _counts=analysis._counts)
+
+
+def only(analysis: Analysis, structures: Iterable[str]) -> Analysis:
+    """Return the analysis with the groups of some structures alone (`STRUCTURES`); all of them for none named."""
+    wanted = [structures] if isinstance(structures, str) else list(structures)
+    for name in wanted:
+        if name not in STRUCTURES:
+            raise InputError(f"structures: '{name}' is none of {', '.join(STRUCTURES)}{nearest(name, STRUCTURES)}")
+    if not wanted:
+        return analysis
+    groups = tuple(group for group in analysis.groups if group.structure in wanted)
+    if analysis.groups and not groups:
+        there = sorted({group.structure for group in analysis.groups})
+        raise InfeasibleError(
+            f"this model has no {' or '.join(wanted)} that can be removed; it has {', '.join(there)}. "
+            "See `prune.analyze(model, example).group_table()`"
+        )
+    return replace(analysis, groups=groups)
 
 
 def require_groups(analysis: Analysis) -> None:

@@ -19,17 +19,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 from torch import nn
 
 from paretune.cuts import Cuts
-from paretune.errors import InputError, RecipeError
-from paretune.prune._analysis import Analysis, analyze
+from paretune.errors import InputError, RecipeError, nearest
+from paretune.prune._analysis import Analysis, analyze, only
 from paretune.prune._budget import BUDGETS, target_amount
 from paretune.prune._deliver import deliver
 from paretune.prune._evidence import NEED_DATA, needs
+from paretune.prune._groups import STRUCTURES
+from paretune.prune._probe import followed
 from paretune.prune._selection import COMBINE, SCOPES, ScoreSpec, Selection, resolve_score, select
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
 from paretune.target import Target
 
 if TYPE_CHECKING:
     from paretune.task import Task
+
+
+FORMS = ("auto", "module", "graph")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ def channels(
     samples: int | None = None,
     seed: int = 0,
     target: Target | None = None,
+    structures: Iterable[str] = (),
+    form: str = "auto",
 ) -> Pruned:
     """Remove channels from a copy of a model; the model that is given is not changed.
 
@@ -87,8 +94,13 @@ def channels(
     The choice is that of `select`, which says what every argument is; `data` and `loss` are for scores that need
     them. A target that cannot be met, and a model with nothing to prune, are an InfeasibleError before anything is
     cut.
+    structures: what may be removed: some of `prune.STRUCTURES`, everything where none is named.
+    form: "module" gives the model's own class, with only what its code follows removed; "graph" the captured
+        graph, rewritten; "auto" the own class where its code follows the whole cut, else the graph. The notes say which.
     """
-    analysis = analyze(model, example)
+    analysis = only(analyze(model, example), structures)
+    if check_form(form) == "module":
+        analysis = followed(analysis)
     selection = select(
         analysis,
         ratio=ratio,
@@ -109,7 +121,14 @@ def channels(
         seed=seed,
         target=target,
     )
-    return cut(analysis, selection)
+    return cut(analysis, selection, form=form)
+
+
+def check_form(form: str) -> str:
+    """Return the form, or raise an InputError with the nearest right name."""
+    if form not in FORMS:
+        raise InputError(f"form='{form}' must be one of {', '.join(FORMS)}{nearest(str(form), FORMS)}")
+    return form
 
 
 def predict(analysis: Analysis, selection: Selection) -> Prediction:
@@ -121,6 +140,7 @@ def predict(analysis: Analysis, selection: Selection) -> Prediction:
 def cut(analysis: Analysis, selection: Selection, *, form: str = "auto") -> Pruned:
     """Cut a selection out of a copy of the analysed model, and check the copy against the masked model."""
     keep = analysis.keep(selection.removed)
+    check_form(form)
     pruned, cuts, notes = deliver(analysis, keep, form)
     cuts = replace(cuts, folded=analysis.folded, base=analysis.base)
     return Pruned(
@@ -172,6 +192,10 @@ class Channels(Step):
     """How scores of coupled layers become one: mean, sum, max, first."""
     samples: Annotated[int, Range(1, 1_000_000)] = 512
     """Training samples for scores that need data."""
+    structures: tuple[str, ...] = ()
+    """What may be removed: channels, neurons, heads, query_key, value, embedding, hidden, experts; else all."""
+    form: str = "auto"
+    """`module`: the model's own class or nothing; `graph`: the rewritten graph; `auto`: the first that works."""
     recalibrate: Annotated[int, Range(0, 1_000_000)] = 512
     """Training samples for the recalibration of batch norm; 0 leaves the statistics as they were."""
 
@@ -186,10 +210,16 @@ class Channels(Step):
             )
         if not targets:
             object.__setattr__(self, "ratio", 0.5)
-        for field, allowed in (("scope", SCOPES), ("combine", COMBINE)):
+        for field, allowed in (("scope", SCOPES), ("combine", COMBINE), ("form", FORMS)):
             if getattr(self, field) not in allowed:
                 raise RecipeError(
                     f"prune.channels: {field}='{getattr(self, field)}' must be one of {', '.join(allowed)}"
+                )
+        for name in self.structures:
+            if name not in STRUCTURES:
+                raise RecipeError(
+                    f"prune.channels: structures: '{name}' is none of {', '.join(STRUCTURES)}"
+                    f"{nearest(name, STRUCTURES)}"
                 )
         for name in BUDGETS:
             if getattr(self, name) is not None:
@@ -197,6 +227,11 @@ class Channels(Step):
                     target_amount(name, getattr(self, name), 1)
                 except InputError as error:
                     raise RecipeError(str(error)) from error
+
+    def analyze(self, model: nn.Module, task: Task) -> Analysis:
+        """Return what this step may prune of a model."""
+        analysis = only(analyze(model, task.inputs()), self.structures)
+        return followed(analysis) if self.form == "module" else analysis
 
     @property
     def uses_target(self) -> bool:
@@ -236,10 +271,10 @@ class Channels(Step):
         """Analyse, select, cut, and recalibrate batch norm."""
         from paretune.train import recalibrate_batch_norm
 
-        analysis = analyze(model.to(context.device) if self._needs_data else model, task.inputs())
+        analysis = self.analyze(model.to(context.device) if self._needs_data else model, task)
         selection = self.select(analysis, task, context)
         prediction = predict(analysis, selection)
-        pruned = cut(analysis, selection)
+        pruned = cut(analysis, selection, form=self.form)
         if self.recalibrate:
             recalibrate_batch_norm(
                 pruned.model,

@@ -51,7 +51,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Masking:
-    """Where a node reads channels: these positions of one argument masked, it computes what it will after a cut."""
+    """Where a node reads channels: with these positions of an argument masked it computes what a cut gives."""
 
     node: fx.Node
     argument: fx.Node
@@ -93,6 +93,8 @@ class Couplings:
     permutations: dict[fx.Node, Permutation] = field(default_factory=dict)
     """Last nodes of chains of views that only permute one axis."""
     costs: list[Cost] = field(default_factory=list)
+    roles: list[tuple[str, Axis]] = field(default_factory=list)
+    """What axes are for the model, where an operator tells: ("heads", axis), ("query_key", axis), ..."""
     batch: int = 1
 
     def axes(self, argument: Any) -> Axes:
@@ -143,6 +145,10 @@ class Couplings:
         """Record that a node sums over an axis of an argument, or takes statistics over it."""
         if (units >= 0).any():
             self.maskings.append(Masking(node, argument, axis, units, statistic))
+
+    def role(self, name: str, *axes: Axis) -> None:
+        """Record what axes are for the model: heads, query_key, value, embedding, hidden."""
+        self.roles += [(name, axis) for axis in axes if (axis >= 0).any()]
 
     def open(self, size: int) -> Axis:
         """Return an axis of a size that is a number in the graph: any of its positions may go."""

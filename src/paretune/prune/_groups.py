@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 from paretune.prune._couplings import Couplings, Slice
 from paretune.prune._units import Axis, Units
 
+STRUCTURES = ("channels", "neurons", "heads", "query_key", "value", "embedding", "hidden", "experts")
+"""Channels of convolutions; neurons of linear layers (feed-forward); attention heads; the widths inside a head
+that queries share with keys, and that the values have; the width of embeddings and of what is added to them; hidden
+units of recurrent layers; experts of a mixture."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -32,6 +37,8 @@ class Group:
     blocks: NDArray[np.int64]
     """(parts, n) units: a bundle is one unit of every row."""
     makes: tuple[Slice, ...]
+    structure: str
+    """What its units are: one of `STRUCTURES`."""
 
     @property
     def title(self) -> str:
@@ -119,9 +126,11 @@ def build_groups(state: Couplings) -> list[Group]:
         for label in dict.fromkeys(labels[factors[factors >= 0]].tolist()):
             if not any(m.tensor == made_slice.tensor and m.axis == made_slice.axis for m in makers[label]):
                 makers[label].append(made_slice)
+    roles = _roles(state)
     balanced = {int(labels[state.units.find(blocks)[0, 0]]): state.units.find(blocks) for blocks in state.balances}
     groups = [
-        _group(state, makers[label], units, balanced.get(label, units[None])) for label, units in members.items()
+        _group(state, makers[label], units, balanced.get(label, units[None]), roles)
+        for label, units in members.items()
     ]
     groups = [group for group in groups if _worth(state, group)]
     order = {id(made_slice): index for index, made_slice in enumerate(state.makes)}
@@ -134,7 +143,13 @@ def _by_label(labels: Axis, units: Axis) -> dict[int, Axis]:
     return dict(zip(found.tolist(), np.split(units[order], starts[1:]), strict=True)) if len(units) else {}
 
 
-def _group(state: Couplings, makers: list[Slice], units: Axis, blocks: NDArray[np.int64]) -> Group:
+def _group(
+    state: Couplings,
+    makers: list[Slice],
+    units: Axis,
+    blocks: NDArray[np.int64],
+    roles: dict[str, NDArray[np.bool_]],
+) -> Group:
     first = makers[0]
     removable = np.isin(state.units.factors(first.units), units).any(axis=1)
     return Group(
@@ -144,7 +159,31 @@ def _group(state: Couplings, makers: list[Slice], units: Axis, blocks: NDArray[n
         step=channels_per_bundle(state, first, blocks),
         blocks=blocks,
         makes=tuple(makers),
+        structure=_structure(state, makers, blocks, roles),
     )
+
+
+def _roles(state: Couplings) -> dict[str, NDArray[np.bool_]]:
+    """Return for every role the units that have it."""
+    found: dict[str, NDArray[np.bool_]] = defaultdict(lambda: np.zeros(state.units.count, bool))
+    for name, axis in state.roles:
+        units = state.units.factors(axis)
+        found[name][units[units >= 0]] = True
+    return found
+
+
+def _structure(
+    state: Couplings, makers: list[Slice], blocks: NDArray[np.int64], roles: dict[str, NDArray[np.bool_]]
+) -> str:
+    """Return what the units of a group are for the model, from the operators that they reach."""
+    mine = {name for name, units in roles.items() if units[blocks].any()}
+    for name in ("experts", "hidden", "heads", "query_key", "value", "embedding"):
+        if name in mine:
+            return name
+    linear = sum(len(state.tensors[maker.tensor]) == 2 for maker in makers)
+    if "normalised" in mine and len(makers) > 1 and 2 * linear > len(makers):
+        return "embedding"
+    return "neurons" if linear == len(makers) else "channels"
 
 
 def channels_per_bundle(state: Couplings, made: Slice, blocks: NDArray[np.int64]) -> int:

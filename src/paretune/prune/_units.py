@@ -124,9 +124,14 @@ class Units:
         free = self._pin[root] < 0
         self._pin[root[free]] = reason if isinstance(reason, int) else reason[free]
 
+    def _fixed(self, axis: Axis) -> Axis:
+        """Return the representatives of an axis, with those that are pinned by now as fixed positions."""
+        units = self.find(axis)
+        return np.where(units >= 0, np.where(self._pin[units] >= 0, -1 - self._pin[units], units), units)
+
     def merge(self, outer: Axis, inner: Axis) -> Axis:
         """Return the axis of length len(outer) * len(inner) that reshaping (outer, inner) into one axis gives."""
-        a, b = (x.ravel() for x in np.broadcast_arrays(self.find(outer)[:, None], self.find(inner)[None, :]))
+        a, b = (x.ravel() for x in np.broadcast_arrays(self._fixed(outer)[:, None], self._fixed(inner)[None, :]))
         out = np.where(a >= 0, a, b).astype(np.int64)
         both = (a >= 0) & (b >= 0) & (a != b)
         if both.any():
@@ -141,7 +146,7 @@ class Units:
         Where the axis has no structure yet, every position becomes the product of its block and its place in
         the block. `mixed` is the reason for an axis that is part fixed, part free without structure.
         """
-        units = self.find(axis).reshape(outer, inner)
+        units = self._fixed(axis).reshape(outer, inner)
         fixed = -1 - mixed
         if (units < 0).all():
             return np.full(outer, units[0, 0]), np.full(inner, units[0, 0]), False

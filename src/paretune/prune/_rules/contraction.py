@@ -51,6 +51,10 @@ def _product(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node, sha
             _make(state, node, source, made[0])
     before = shape[: len(shape) - len(made_left) - len(made_right)]
     batch = broadcast(state, node, [a[:-2], b[:-2]], before)
+    if not _source(state, left) and not _source(state, right):  # attention
+        state.role("heads", *batch)
+        state.role("query_key", a[-1], *made_left)
+        state.role("value", *made_right)
     state.cost(node, *batch, *made_left, *made_right, a[-1])
     return [*batch, *made_left, *made_right]
 
@@ -105,6 +109,9 @@ def attention(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
     if arguments.get("attn_mask") is not None:
         scores = [*query[:-2], query[-2], key[-2]]
         broadcast(state, node, [scores, state.axes(arguments["attn_mask"])], tuple(map(len, scores)))
+    state.role("heads", *query[:-2])
+    state.role("query_key", query[-1])
+    state.role("value", value[-1])
     state.cost(node, *query[:-1], key[-2], query[-1])
     state.cost(node, *query[:-1], key[-2], value[-1])
     return [*query[:-1], value[-1]]

@@ -38,6 +38,7 @@ def layer_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Ax
     count = len(arguments["normalized_shape"])
     for offset, axis in enumerate(axes[-count:]):
         state.mask(node, arguments["input"], len(axes) - count + offset, axis, statistic=True)
+        state.role("normalised", axis)
         for name in ("weight", "bias"):
             if arguments.get(name) is not None:
                 state.union(axis, state.axes(arguments[name])[offset])

@@ -26,6 +26,7 @@ def reduce(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Any:
     for dim in dims:
         if is_statistic(node):
             state.mask(node, source, dim, axes[dim], statistic=True)
+            state.role("normalised", axes[dim])
         else:
             state.pin(node, axes[dim], "reduces over this axis", "a layer with weights in its place")
     out: list[Axis] = []

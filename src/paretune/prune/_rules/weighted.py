@@ -119,6 +119,7 @@ def recurrent(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> lis
     per_cell = 4 if arguments["has_biases"] else 2
     cells = [weights[start : start + per_cell] for start in range(0, len(weights), per_cell)]
     hidden = state.axes(cells[0][1])[1]
+    state.role("hidden", hidden)
     directions = 2 if arguments["bidirectional"] else 1
     inputs = x[2]
     for index, (w_in, w_hidden, *biases) in enumerate(cells):
@@ -145,6 +146,7 @@ def embedding(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
     rows, width = state.axes(arguments["weight"])
     state.pin(node, rows, "looks up its rows by number", "nothing: the vocabulary is given")
     state.make(node, arguments["weight"], 1)
+    state.role("embedding", width)
     return [*state.axes(arguments["indices"]), width]
 
 
