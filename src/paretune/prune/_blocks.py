@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
@@ -29,7 +29,7 @@ from paretune.data import Batch, Data, call, split_batch
 from paretune.errors import InfeasibleError, InputError, SurgeryError, nearest
 from paretune.measure import macs as count_macs
 from paretune.measure import parameters
-from paretune.prune._block_scores import Judge, Loss, Score, judge_of
+from paretune.prune._block_scores import Batches, Judge, Loss, Score, judge_of
 from paretune.prune._capture import _try_forward, evaluating, line_of_error, on_device_of
 from paretune.prune._channels import Pruned
 from paretune.prune._residual import Block, find_blocks, skipped
@@ -51,6 +51,8 @@ def blocks(
     score: str | Score | None = None,
     data: Any = None,
     loss: str | Loss | None = None,
+    samples: int | None = None,
+    seed: int = 0,
     protect: Iterable[str] = (),
     inner: bool = False,
 ) -> Pruned:
@@ -61,7 +63,8 @@ def blocks(
     (multiply-accumulates to keep, as a fraction of the model's in (0, 1], or an amount like "20M").
     score: `similarity`, `loss`, or a score of weights like `l1`; where it is None, similarity if there are data
         and l1 if there are none.
-    data: calibration data, as a Task takes them; all of them are used. loss: as a Task takes it, for score="loss".
+    data: calibration data, as a Task takes them; all of them are used, or so many samples, drawn by the seed.
+    loss: as a Task takes it, for score="loss".
     protect: names or globs of blocks, or of modules with all that is in them, that stay.
     inner: the innermost residual modules (attention, feed-forward) are the blocks, instead of the outermost.
 
@@ -70,8 +73,13 @@ def blocks(
     """
     choice = Choice(ratio=ratio, count=count, names=names, macs=macs, protect=protect, inner=inner)
     criterion = None if loss is None else Task(model=model, loss=loss).criterion()
-    batches = None if data is None else Data(data, split=_split, name="data").batches
+    batches = None if data is None else _batches(Data(data, split=_split, name="data"), samples, seed)
     return _prune(model, example, choice, judge_of(score, batches, criterion))[0]
+
+
+def _batches(data: Data, samples: int | None, seed: int) -> Batches:
+    """Return what begins a pass over the data: over all in their order, or over so many, drawn by the seed."""
+    return lambda: data.batches(shuffle=None if samples is None else (seed, 0), limit=samples)
 
 
 def _split(batch: Any) -> Batch:
@@ -304,23 +312,22 @@ def _asked(choice: Choice, pool: Sequence[Block]) -> int:
 def _until(
     model: nn.Module, full: int, pool: Sequence[Block], most: int, macs: float | str, judge: Judge
 ) -> dict[Block, float]:
-    """Return what goes so that the target holds, and no more than that."""
+    """Return what goes so that the target holds, at most so many and no more than it takes."""
     target = target_macs(macs, full)
     least = full - sum(sorted((block.macs for block in pool), reverse=True)[:most])
+    if least > target:
+        raise InfeasibleError(
+            f"prune.blocks: macs={macs} is {target:.0f} multiply-accumulates, and without {most} of its "
+            f"{len(pool)} blocks the model has {least} of its {full} left. Nothing was removed. Keep more, "
+            "protect fewer blocks, or prune channels too"
+        )
     gone: dict[Block, float] = {}
     left = full
-    if least <= target:
-        with closing(judge(model, pool)) as order:
-            while left > target and len(gone) < most:
-                block, score = next(order)
-                gone[block], left = score, left - block.macs
-    if left > target:
-        raise InfeasibleError(
-            f"prune.blocks: macs={macs} is {target:.0f} multiply-accumulates, and without {most} of the "
-            f"{len(pool)} blocks the model has {left if gone else least} of its {full} left. Nothing was removed. "
-            "Keep more, protect fewer blocks, or prune channels too"
-        )
-    for block in list(gone)[-2::-1]:  # a costly block that came late may have made earlier ones needless
+    with closing(judge(model, pool)) as order:
+        while left > target:
+            block, score = next(order)
+            gone[block], left = score, left - block.macs
+    for block in reversed(list(gone)):  # a costly block may have made others needless
         if left + block.macs <= target:
             left += block.macs
             del gone[block]
@@ -415,11 +422,7 @@ class Blocks(Step):
         from paretune.train import recalibrate_batch_norm, task_loss
 
         data = task.data("train")
-
-        def batches() -> Iterator[Batch]:
-            return data.batches(shuffle=(context.seed, 0), limit=self.samples)
-
-        judge = judge_of(self.score, batches, task_loss(task))
+        judge = judge_of(self.score, _batches(data, self.samples, context.seed), task_loss(task))
         pruned, scores = _prune(model.to(context.device), task.inputs(), self._choice(), judge)
         if self.recalibrate:
             recalibrate_batch_norm(
@@ -432,7 +435,7 @@ class Blocks(Step):
             )
         pruned.model.cpu()  # where every step hands its model over
         removed = [gone.module for gone in pruned.cuts.removed]
-        context.emit("pruned", {"before": pruned.before, "after": pruned.after, "removed": removed})
+        context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": {}, "removed": removed})
         details = {
             "before": pruned.before,
             "after": pruned.after,

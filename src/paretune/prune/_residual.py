@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -40,7 +40,7 @@ _ACTIVATIONS = {
     "celu", "clamp", "clamp_max", "clamp_min", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu",
     "mish", "relu", "selu", "sigmoid", "silu", "softplus", "tanh", "threshold",
 }  # fmt: skip
-_REMEDY = "the block as a module of its own, called with the tensor that it adds to as its first argument"
+_REMEDY = "the block as a module of its own, whose first argument is what it adds to, and whose output is the sum"
 
 Move = Callable[[torch.Tensor], torch.Tensor]
 
@@ -124,8 +124,13 @@ def find_blocks(model: nn.Module, example: Any) -> Residual:
         if not reason
     ]
     refused = [(name, reason, remedy) for name, (reason, remedy) in reasons.items() if reason]
-    others = (*_relatives(model, trace, outer), *_loose_sums(model, trace, names))
-    return Residual(tuple(found), (*refused, *others), costs[""])
+    refused += _relatives(model, trace, outer)
+    if isinstance(model, fx.GraphModule):
+        remedy = "prune.blocks before what rewrote it (prune.channels)"
+        refused.append((type(model).__name__, "it is a rewritten graph, which calls no blocks", remedy))
+    else:
+        refused += _loose_sums(model, trace, names | {name for name, _, _ in refused})
+    return Residual(tuple(found), tuple(refused), costs[""])
 
 
 class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -187,12 +192,17 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             made.shapes = tuple(origin.shape), tuple(first.shape)
             made.path = self._carried.get(first, {}).get(made.bit, _NOT)
             if made.path.sums:
-                self._describe(made, leaves, "" if spec.is_leaf() else _pytree.treespec_dumps(spec))
+                self._describe(made, leaves, spec)
             made.given = {}  # which would keep every activation
             self.calls.append(made)
 
-    def _describe(self, made: _Call, leaves: list[Any], structure: str) -> None:
+    def _describe(self, made: _Call, leaves: list[Any], spec: _pytree.TreeSpec) -> None:
         """Say what stands in for the call's output: its first argument, and what else it only handed on."""
+        try:
+            structure = "" if spec.is_leaf() else _pytree.treespec_dumps(spec)
+        except NotImplementedError as error:  # a named tuple
+            made.problem = f"what it returns cannot be written down: {error}"
+            return
         items: list[str | None] = [next(iter(made.given))]
         for place, leaf in enumerate(leaves[1:], start=1):
             items.append(_handed_on(leaf, made.given))
@@ -355,15 +365,10 @@ def _problem(model: nn.Module, trace: _Trace, made: _Call) -> tuple[str, str]:
     if (times := trace.times[made.name]) > 1:
         return f"it runs {times} times, and would be removed from every one", "a module for every time it runs"
     module = model.get_submodule(made.name)
-    homes = {
-        (id(parent), name)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if child is module
-    }
+    homes = [child for parent in model.modules() for child in parent._modules.values() if child is module]
     if len(homes) > 1:
         return "it is registered in the model under two names", "one name for it"
-    return (made.problem, "a block that returns what it was given, changed") if made.problem else ("", "")
+    return made.problem, "an output of the tensor alone, or of a tuple of it and of what the block was given"
 
 
 def _relatives(model: nn.Module, trace: _Trace, outer: set[str]) -> Iterator[tuple[str, str, str]]:
@@ -383,12 +388,12 @@ def _relatives(model: nn.Module, trace: _Trace, outer: set[str]) -> Iterator[tup
             yield name, "what it adds to is not its input unchanged", "a sum with its first argument"
 
 
-def _loose_sums(model: nn.Module, trace: _Trace, names: set[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield the modules in whose own code something residual is added that is no module's."""
+def _loose_sums(model: nn.Module, trace: _Trace, known: set[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the modules in whose own code something residual is added, save what is inside the known ones."""
     seen = set()
     for running, line in trace.sums:
         weights = any(True for _ in model.get_submodule(running[-1]).parameters())
-        if weights and not names.intersection(running) and (running[-1], line) not in seen:
+        if weights and not known.intersection(running) and (running[-1], line) not in seen:
             seen.add((running[-1], line))
             name = running[-1] or type(model).__name__
             yield name, f"a residual sum in its own forward, not in a module ({line})", _REMEDY
