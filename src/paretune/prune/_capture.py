@@ -138,6 +138,11 @@ def line_of_error(error: BaseException) -> str:
     return line_of_frames([(f.filename, str(f.lineno), f.name, f.line or "") for f in frames])
 
 
+def in_words(error: BaseException) -> str:
+    """Return an error of the model's own code in one line, with the line of it."""
+    return f"{type(error).__name__}: {_first_line(error)[:200]}{_at(error)}"
+
+
 def _at(error: BaseException) -> str:
     line = line_of_error(error)
     return f" (at {line})" if line else ""

@@ -20,7 +20,7 @@ from paretune.cuts import Cuts, replay
 from paretune.data import call
 from paretune.errors import SurgeryError
 from paretune.graphs import to_json
-from paretune.prune._capture import evaluating, line_of_error
+from paretune.prune._capture import evaluating, in_words
 from paretune.prune._fold import own_names
 from paretune.prune._follow import follow
 from paretune.prune._graph import named_arguments
@@ -41,32 +41,37 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     form: "module" for the user's own class or an error, "graph" for the rewritten graph, "auto" for the first of
     these that works. A cut that computes anything else than the masked model is a SurgeryError.
     """
-    model, state = analysis.model, analysis.couplings
-    expected = masked_outputs(analysis, keep)
+    model, state, example = analysis.model, analysis.couplings, analysis.captured.example
     cuts = make_cuts(model, state, keep)
-    pruned = replay(copy.deepcopy(model), cuts)
-    problem = "the graph form was asked for"
+    problem, expected = "", None
     if form != "graph":
-        attributes = follow(pruned, analysis.captured, state, keep)
-        problem = difference(expected, pruned, analysis.captured.example) or ""
+        pruned = replay(copy.deepcopy(model), cuts)
+        try:
+            attributes = follow(pruned, analysis.captured, state, keep)
+            expected = masked_outputs(analysis, keep)
+            problem = difference(expected, pruned, example) or ""
+        except SurgeryError as error:
+            problem = str(error)
         if not problem:
-            return pruned, replace(cuts, attributes=(*cuts.attributes, *(attributes or ()))), ()
+            return pruned, replace(cuts, attributes=(*cuts.attributes, *attributes)), ()
         if form == "module":
             raise SurgeryError(
                 f"the model's own forward does not follow this cut: {problem}. Take sizes from the tensor "
                 "(x.shape[1], -1) where they are written in the code, or protect the layers concerned, or let the "
                 'result be a rewritten graph: form="auto"'
             )
-        pruned = replay(copy.deepcopy(model), cuts)
+    expected = expected or masked_outputs(analysis, keep)
+    pruned = replay(copy.deepcopy(model), cuts)
     graph = rewrite(pruned, analysis.captured, state, keep, analysis.numbers)
-    wrong = difference(expected, graph, analysis.captured.example)
+    wrong = difference(expected, graph, example)
     if wrong:
         raise SurgeryError(
             f"this cut could not be made: the rewritten graph is wrong: {wrong}. This is a mistake of "
             "paretune: please report the model; protect the layers concerned until it is mended"
         )
     nodes = to_json(graph, own_names(model))
-    notes = [f"the result is the captured graph, rewritten: the model's own forward does not follow ({problem})"]
+    why = f": the model's own forward does not follow ({problem})" if problem else ""
+    notes = [f"the result is the captured graph, rewritten{why}"]
     if analysis.numbers is None:
         notes.append(f"it runs at a batch of {analysis.captured.batch} only: the model's code fixes its batch")
     manifest = replace(cuts, form="graph", graph=tuple(nodes))
@@ -99,9 +104,7 @@ def difference(expected: list[torch.Tensor], model: nn.Module, example: Any) -> 
     try:
         after = outputs(model, example)
     except Exception as error:
-        line = line_of_error(error)
-        first = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
-        return f"{type(error).__name__}: {first}" + (f" (at {line})" if line else "")
+        return in_words(error)
     if [t.shape for t in expected] != [t.shape for t in after]:
         return f"its outputs change from {[tuple(t.shape) for t in expected]} to {[tuple(t.shape) for t in after]}"
     for a, b in zip(expected, after, strict=True):

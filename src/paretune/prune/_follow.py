@@ -20,7 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from paretune.cuts import Attribute
 from paretune.data import call, map_tensors
-from paretune.prune._capture import Capture, evaluating, quiet
+from paretune.errors import SurgeryError
+from paretune.prune._capture import Capture, evaluating, in_words, quiet
 from paretune.prune._couplings import Couplings
 from paretune.prune._surgery import Keep, kept
 
@@ -50,8 +51,10 @@ class _Number:
         return type(self.module), self.name, str(self.old), str(self.options)
 
 
-def follow(pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep) -> tuple[Attribute, ...] | None:
-    """Set attributes of a cut model, in place, until its forward runs; return them, or None where it does not.
+def follow(pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep) -> tuple[Attribute, ...]:
+    """Set attributes of a cut model, in place, until its forward runs, and return them.
+
+    Where it never runs a SurgeryError says what went wrong first, at which line.
 
     What a width may have become is read off the axes inside the module that holds it. Where it became one thing
     only, it is set; else the choices are tried where the forward fails, for all like modules at once.
@@ -67,7 +70,10 @@ def follow(pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep) -
         if chosen is None:
             for number in numbers:
                 number.set(number.old)
-            return () if trials.run() is None else None
+            still = trials.run()
+            if still is not None:
+                raise SurgeryError(still.problem) from None
+            return ()
         failed = chosen if chosen.modules else None
     changed = [n for n in numbers if getattr(n.module, n.name) != n.old]
     return tuple(Attribute(n.path, n.name, n.old, getattr(n.module, n.name)) for n in changed)
@@ -86,7 +92,7 @@ def _choose(trials: _Trials, here: list[_Number], numbers: list[_Number], failed
                 number.set(value)
         after = trials.run()
         if after is None:
-            return _Failure(0, ())
+            return _Failure(0, (), "")
         if after.reached > failed.reached:
             return after
     for kind in kinds:
@@ -96,8 +102,8 @@ def _choose(trials: _Trials, here: list[_Number], numbers: list[_Number], failed
 
 
 class _Failure:
-    def __init__(self, reached: int, modules: tuple[str, ...]) -> None:
-        self.reached, self.modules = reached, modules
+    def __init__(self, reached: int, modules: tuple[str, ...], problem: str) -> None:
+        self.reached, self.modules, self.problem = reached, modules, problem
 
 
 class _Trials:
@@ -113,8 +119,8 @@ class _Trials:
             try:
                 with FakeTensorMode(allow_non_fake_inputs=True) as mode:
                     call(self.model, map_tensors(mode.from_tensor, self.example))
-            except Exception:
-                return _Failure(len(finished), tuple(open_modules))
+            except Exception as error:
+                return _Failure(len(finished), tuple(open_modules), in_words(error))
         return None
 
 
