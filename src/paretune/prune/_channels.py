@@ -96,7 +96,7 @@ def channels(
     cut.
     structures: what may be removed: some of `prune.STRUCTURES`, everything where none is named.
     form: "module" gives the model's own class, with only what its code follows removed; "graph" the captured
-        graph, rewritten; "auto" the own class where its code follows the whole cut, else the graph. The notes say which.
+        graph, rewritten; "auto" the own class where its code follows the whole cut, else the graph, and a note.
     """
     analysis = only(analyze(model, example), structures)
     if check_form(form) == "module":
@@ -143,12 +143,16 @@ def cut(analysis: Analysis, selection: Selection, *, form: str = "auto") -> Prun
     check_form(form)
     pruned, cuts, notes = deliver(analysis, keep, form)
     cuts = replace(cuts, folded=analysis.folded, base=analysis.base)
+    after = {"macs": analysis.macs_of(keep), "params": analysis.params_of(keep)}
+    left = sum(parameter.numel() for parameter in pruned.parameters())
+    if left < after["params"]:  # modules that nothing reads any more went as a whole: experts, training branches
+        after = {"macs": analyze(pruned, analysis.captured.example).macs, "params": left}
     return Pruned(
         model=pruned,
         cuts=cuts,
         unprunable=analysis.unprunable,
         before={"macs": analysis.macs, "params": analysis.params},
-        after={"macs": analysis.macs_of(keep), "params": analysis.params_of(keep)},
+        after=after,
         widths=selection.widths,
         notes=(*analysis.notes, *selection.notes, *notes),
     )

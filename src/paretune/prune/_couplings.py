@@ -95,7 +95,22 @@ class Couplings:
     costs: list[Cost] = field(default_factory=list)
     roles: list[tuple[str, Axis]] = field(default_factory=list)
     """What axes are for the model, where an operator tells: ("heads", axis), ("query_key", axis), ..."""
+    pointers: dict[fx.Node, Axis] = field(default_factory=dict)
+    """Tensors of whole numbers that are positions on an axis: what topk chose of it."""
+    minima: list[tuple[Axis, int]] = field(default_factory=list)
+    """Axes of which at least so many positions must stay."""
     batch: int = 1
+    _vanishing: dict[int, Axis] = field(default_factory=dict)
+
+    def vanish(self, axis: Axis) -> Axis:
+        """Return an axis at whose removed positions the masked model is zero: summing over it leaves them out."""
+        fresh = axis.copy()
+        self._vanishing[id(fresh)] = fresh
+        return fresh
+
+    def vanishes(self, axis: Axis) -> bool:
+        """Tell whether a masked model is zero at the removed positions of an axis (of this very array)."""
+        return id(axis) in self._vanishing
 
     def axes(self, argument: Any) -> Axes:
         """Return the axes of a tensor argument."""
@@ -193,7 +208,8 @@ def _walk(state: Couplings, program: torch.export.ExportedProgram, rules: Callab
                 "it is the model's output", "nothing: the output's shape is what callers rely on"
             )
             for argument in node.all_input_nodes:
-                for axis in _every_axis(state.values[argument]):
+                pointed = [state.pointers[argument]] if argument in state.pointers else []
+                for axis in [*_every_axis(state.values[argument]), *pointed]:
                     state.units.pin(axis, why)
 
 
@@ -241,21 +257,52 @@ def _lookup(program: torch.export.ExportedProgram, name: str) -> Any:
 def _apply(state: Couplings, node: fx.Node, rule: Rule | None) -> Value:
     if node.target is operator.getitem:
         value, index = state.values[node.args[0]], node.args[1]  # type: ignore[index]
+        if index == 1 and node.args[0] in state.pointers:
+            state.pointers[node] = state.pointers[node.args[0]]  # type: ignore[index]
         return value[index] if isinstance(value, list) and isinstance(index, int) else None
+    if node not in state.pointers:
+        _follow_pointers(state, node)
     if not isinstance(node.meta.get("val"), torch.Tensor | list | tuple):
         return None
     if rule is not None:
         try:
             return rule(state, node, arguments(node))
-        except (NoRule, AttributeError, IndexError, KeyError, TypeError, ValueError):
+        except NoRule:
             pass  # a form that the rule does not cover: what it stated so far only couples more
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            return _unknown(
+                state, node, f"is beyond its rule, a mistake of paretune ({type(error).__name__}: {error})"
+            )
     return _unknown(state, node)
 
 
-def _unknown(state: Couplings, node: fx.Node) -> Value:
+_REARRANGING = (
+    *("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "expand", "transpose", "permute", "t"),
+    *("contiguous", "clone", "to", "_to_copy", "slice", "select", "detach", "alias", "repeat"),
+)
+
+
+_READING = ("index", "index_select", "one_hot", "gather", "take_along_dim", "scatter", "scatter_add")
+
+
+def _follow_pointers(state: Couplings, node: fx.Node) -> None:
+    """Carry positions that topk gave through views; where anything is computed from them, pin what they point at."""
+    pointers = [source for source in node.all_input_nodes if source in state.pointers]
+    if not pointers:
+        return
+    name = getattr(getattr(node.target, "_schema", None), "name", "").removeprefix("aten::").rstrip("_")
+    if name in _REARRANGING and node.args[0] in pointers:
+        state.pointers[node] = state.pointers[node.args[0]]  # type: ignore[index]
+    elif name not in _READING and node.target is not operator.getitem:
+        for source in pointers:
+            state.pin(node, state.pointers[source], "computes with the numbers of these positions")
+
+
+def _unknown(
+    state: Couplings, node: fx.Node, what: str = "has no rule for how its axes follow from its inputs"
+) -> Value:
     """Pin whatever goes in, and fix whatever comes out."""
-    remedy = "an operator with a rule in its place"
-    why = state.why(node, "has no rule for how its axes follow from its inputs", remedy)
+    why = state.why(node, what, "an operator with a rule in its place")
     for argument in node.all_input_nodes:
         for axis in _every_axis(state.values.get(argument)):
             state.units.pin(axis, why)

@@ -115,6 +115,10 @@ def _softmax(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torc
     return masked
 
 
+def _topk(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> Any:
+    return torch.topk(x.masked_fill(gone, -torch.inf), given["k"], given["dim"], given["largest"], given["sorted"])
+
+
 def _moment(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
     dims = _dims(x, given)
     out = _mean(x, gone, dims)
@@ -147,6 +151,7 @@ _STATISTICS: dict[str, Any] = {
     **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
     "group_norm": _group_norm,
     **dict.fromkeys(("softmax", "_softmax"), _softmax),
+    "topk": _topk,
     "mean": _moment,
     "var": _spread,
     "std": lambda x, gone, given: _spread(x, gone, given).sqrt(),

@@ -202,6 +202,10 @@ def _anchors(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.
                 real = column[column >= 0]
                 if len(real) and removable[real].all():
                     stay[real[np.argmax(value[real])]] = True
+    for axis, least in state.minima:
+        for column in units.factors(axis).T:
+            real = column[column >= 0]
+            stay[real[np.argsort(-value[real], kind="stable")[:least]]] = True
     return stay
 
 

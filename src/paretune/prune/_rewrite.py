@@ -361,6 +361,11 @@ def _shuffle(call: _Call) -> Any:
     return call.rewriter.pick(call.rewriter.copies[call.get("self")], 1, parent, positions)
 
 
+def _one_hot(call: _Call) -> None:
+    if call.rewriter.changed(call.out[-1]):
+        call.put("num_classes", call.rewriter.count(call.out[-1]))
+
+
 def _squeeze(call: _Call) -> None:
     """Drop the axes that had size 1, and none that a cut brought down to it."""
     axes = call.axes("self")
@@ -390,5 +395,6 @@ _REWRITES: dict[str, Callable[[_Call], Any]] = {
     "index": _index,
     "index_select": _index_select,
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), _shuffle),
+    "one_hot": _one_hot,
     "squeeze": _squeeze,
 }

@@ -44,7 +44,7 @@ def rule_of(target: Any) -> Rule | None:
         return None
     name = target._schema.name.removeprefix("aten::")
     if not target._schema.name.startswith("aten::"):
-        return None
+        return TABLE.get(name)
     base = name.rstrip("_") if name not in TABLE else name
     if base in TABLE:
         return TABLE[base]

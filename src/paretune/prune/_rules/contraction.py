@@ -55,6 +55,8 @@ def _product(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node, sha
         state.role("heads", *batch)
         state.role("query_key", a[-1], *made_left)
         state.role("value", *made_right)
+    else:
+        state.role("experts", *batch)
     state.cost(node, *batch, *made_left, *made_right, a[-1])
     return [*batch, *made_left, *made_right]
 
@@ -135,6 +137,10 @@ def einsum(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
         if letter not in output:
             _summed(state, node, operands, inputs, letter, axis_of[letter])
         else:
+            holders = [o for o, letters in zip(operands, inputs, strict=True) if letter in letters]
+            sources = [_source(state, operand) for operand in holders]
+            if len(holders) > 1:
+                state.role("experts" if any(sources) else "heads", axis_of[letter])
             for operand, letters in zip(operands, inputs, strict=True):
                 if _alone(letter, inputs, letters) and (source := _source(state, operand)):
                     _make(state, node, source, state.axes(operand)[letters.index(letter)])
@@ -209,10 +215,27 @@ def tensordot(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
     return einsum(state, node, {"equation": equation, "tensors": operands})
 
 
+def grouped(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Multiply blocks of rows (T, K) by one matrix each of (E, K, N); where a block ends is computed."""
+    given = list(arguments.values())
+    rows, weights = state.axes(given[0]), state.axes(given[1])
+    if len(rows) != 2 or len(weights) != 3:
+        raise NoRule
+    state.union(rows[1], weights[1])
+    state.pin(node, weights[0], "reads this axis by number")
+    source = _source(state, given[1])
+    if source:
+        _make(state, node, source, weights[2])
+    _read(state, node, given[0], given[1], 1, 1)
+    state.cost(node, rows[0], *weights[1:])
+    return [rows[0], weights[2]]
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("matmul", "mm", "bmm", "mv", "linalg_matmul", "dot"), matmul),
     **dict.fromkeys(("addmm", "baddbmm"), addmm),
     "scaled_dot_product_attention": attention,
     "einsum": einsum,
+    **dict.fromkeys(("_grouped_mm", "transformers::grouped_mm_fallback"), grouped),
     "tensordot": tensordot,
 }

@@ -37,7 +37,9 @@ def stack(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
         for mine, axis in zip(parts[0], part, strict=True):
             state.union(mine, axis)
     dim = axis_index(arguments["dim"], len(parts[0]) + 1)
-    return [*parts[0][:dim], state.open(len(parts)), *parts[0][dim:]]
+    joined = state.open(len(parts))
+    state.role("experts", joined)
+    return [*parts[0][:dim], joined, *parts[0][dim:]]
 
 
 def take_slice(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:

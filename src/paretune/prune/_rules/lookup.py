@@ -28,7 +28,7 @@ def index(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     if len(used) == 1 and (known := constant_of(state, tensors[0])) is not None and known.ndim == 1:
         return [*axes[: used[0]], axes[used[0]][known], *axes[used[0] + 1 :]]
     for dim in used:
-        state.pin(node, axes[dim], "reads this axis by number", "numbers that are a constant of the model")
+        read_by_number(state, node, axes[dim], indices[dim])
     shape = np.broadcast_shapes(*(tuple(tensor.meta["val"].shape) for tensor in tensors))
     picked = broadcast(state, node, [state.axes(tensor) for tensor in tensors], tuple(shape))
     rest = [axis for dim, axis in enumerate(axes) if dim not in used]
@@ -43,23 +43,42 @@ def index_select(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> 
     if known is not None:
         axes[dim] = axes[dim][known]
     else:
-        state.pin(node, axes[dim], "reads this axis by number", "numbers that are a constant of the model")
+        read_by_number(state, node, axes[dim], arguments["index"])
         axes[dim] = state.fixed(node, shape_of(node)[dim])
     return axes
+
+
+def read_by_number(state: Couplings, node: fx.Node, axis: Axis, numbers: fx.Node) -> None:
+    """State that an axis is read at computed positions: it is what topk chose from, or it cannot be cut."""
+    if (chosen := state.pointers.get(numbers)) is not None and len(chosen) == len(axis):
+        state.union(axis, chosen)
+    else:
+        state.pin(node, axis, "reads this axis by number", "numbers that are a constant of the model")
 
 
 def gather(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Read or write positions of one axis, chosen for every position of the others."""
     axes, chosen = state.axes(arguments["self"]), state.axes(arguments["index"])
     dim = axis_index(arguments["dim"], len(axes))
-    for tensor in (axes, chosen):
-        state.pin(node, tensor[dim], "reads this axis by number")
+    read_by_number(state, node, axes[dim], arguments["index"])
+    state.pin(node, chosen[dim], "reads another axis by number along this one")
     for position, (mine, other) in enumerate(zip(axes, chosen, strict=True)):
         if position != dim and len(mine) == len(other):
             state.union(mine, other)
         elif position != dim:
             state.pin(node, mine, "reads only a part of this axis")
-    return chosen if shape_of(node) == tuple(map(len, chosen)) else axes
+    if not node.target._schema.name.startswith("aten::scatter"):  # type: ignore[union-attr]
+        return chosen
+    zeros = "zeros" in arguments["self"].name  # what is scattered into zeros is zero where nothing was chosen
+    return [*axes[:dim], state.vanish(axes[dim]), *axes[dim + 1 :]] if zeros else axes
+
+
+def one_hot(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Give a new last axis that is 1 at the position that a number names."""
+    axes, size = state.axes(arguments["self"]), shape_of(node)[-1]
+    chosen = state.pointers.get(arguments["self"])
+    known = chosen is not None and len(chosen) == size
+    return [*axes, state.vanish(chosen) if known and chosen is not None else state.fixed(node, size)]
 
 
 def constant_of(state: Couplings, node: Any) -> Axis | None:
@@ -73,5 +92,6 @@ def constant_of(state: Couplings, node: Any) -> Axis | None:
 RULES: dict[str, Rule] = {
     "index": index,
     "index_select": index_select,
+    "one_hot": one_hot,
     **dict.fromkeys(("gather", "take_along_dim", "scatter", "scatter_add"), gather),
 }

@@ -15,7 +15,21 @@ from paretune.prune._units import Axis
 def elementwise(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Couple all tensor arguments, aligned from the last axis."""
     operands = [state.axes(a) for a in _nodes(arguments) if isinstance(a.meta.get("val"), torch.Tensor)]
-    return broadcast(state, node, operands, shape_of(node))
+    axes = broadcast(state, node, operands, shape_of(node))
+    name = node.target._schema.name.removeprefix("aten::").rstrip("_")  # type: ignore[union-attr]
+    if name == "mul":  # zero times anything is zero
+        return [_vanishing(state, operands, index - len(axes), axis) for index, axis in enumerate(axes)]
+    if name in _KEEP_ZERO:
+        return axes
+    return [axis.copy() if state.vanishes(axis) else axis for axis in axes]
+
+
+_KEEP_ZERO = ("neg", "relu", "tanh", "abs", "silu", "sign", "erf")
+
+
+def _vanishing(state: Couplings, operands: list[Axes], offset: int, axis: Axis) -> Axis:
+    met = [operand[offset] for operand in operands if len(operand) >= -offset]
+    return next((other for other in met if state.vanishes(other) and len(other) == len(axis)), axis)
 
 
 def _nodes(arguments: dict[str, Any]) -> list[fx.Node]:
@@ -141,7 +155,6 @@ RULES: dict[str, Rule] = {
             "selu",
             "gelu",
             "mish",
-            "softplus",
             "rrelu",
             "nan_to_num",
             "conj",

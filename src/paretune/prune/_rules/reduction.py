@@ -24,7 +24,9 @@ def reduce(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Any:
     dims = _dims(arguments, len(axes))
     source = next(iter(arguments.values()))
     for dim in dims:
-        if is_statistic(node):
+        if base_name(node) == "sum" and state.vanishes(axes[dim]):
+            state.mask(node, source, dim, axes[dim])
+        elif is_statistic(node):
             state.mask(node, source, dim, axes[dim], statistic=True)
             state.role("normalised", axes[dim])
         else:
@@ -104,7 +106,20 @@ def softmax(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     axes = state.axes(source)
     dim = axis_index(arguments["dim"], len(axes))
     state.mask(node, source, dim, axes[dim], statistic=True)
-    return axes
+    return [*axes[:dim], state.vanish(axes[dim]), *axes[dim + 1 :]] if (axes[dim] >= 0).any() else axes
+
+
+def topk(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> list[Axes]:
+    """Choose positions of an axis: what it gives are values and positions, of those that stay."""
+    axes = list(state.axes(arguments["self"]))
+    dim = axis_index(arguments["dim"], len(axes))
+    if (axes[dim] >= 0).any():
+        state.mask(node, arguments["self"], dim, axes[dim], statistic=True)
+        state.minima.append((axes[dim], int(arguments["k"])))
+        state.pointers[node] = axes[dim]
+        state.role("experts", axes[dim])
+    chosen = [*axes[:dim], state.fixed(node, int(arguments["k"])), *axes[dim + 1 :]]
+    return [chosen, list(chosen)]
 
 
 def triangle(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
@@ -173,9 +188,10 @@ RULES: dict[str, Rule] = {
         reduce,
     ),
     **dict.fromkeys(
-        ("log_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort", "topk"), along
+        ("log_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort"), along
     ),
     **dict.fromkeys(("softmax", "_softmax"), softmax),
+    "topk": topk,
     **dict.fromkeys(("tril", "triu"), triangle),
     **dict.fromkeys(
         [f"fft_{kind}{rank}" for kind in ("fft", "ifft", "rfft", "irfft") for rank in ("", "2", "n")], transform
