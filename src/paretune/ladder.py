@@ -145,7 +145,7 @@ def _probe(flow: Flow, baseline: Stage, ratio: float, int8: bool) -> dict[str, A
     for event in flow.folder.recorded("probe"):
         if (event["ratio"], event["int8"]) == (ratio, int8):
             return event
-    steps = (_channels(ratio, recalibrate=0), *(_quantize(calibration=16) if int8 else ()))
+    steps = (_channels(ratio, repair=0), *(_quantize(calibration=16) if int8 else ()))
     stage = next(flow.walk(baseline, steps, only_last=True, name=f"probe-{ratio:.3f}"))
     size = stage.artifact.stat().st_size
     event = {"ratio": ratio, "int8": int8, "bytes": size, "size": size / baseline.artifact.stat().st_size}
@@ -199,10 +199,10 @@ def _recover(flow: Flow, epochs: int) -> Step:
     return Distill(epochs=epochs) if flow.classifies() else Train(epochs=epochs)
 
 
-def _channels(ratio: float, recalibrate: int = 512) -> Step:
+def _channels(ratio: float, repair: int = 512) -> Step:
     from paretune.prune import Channels
 
-    return Channels(ratio=ratio, multiple=8, recalibrate=recalibrate)
+    return Channels(ratio=ratio, multiple=8, repair=repair, recalibrate=repair)
 
 
 def _quantize(calibration: int = 256) -> tuple[Step, ...]:

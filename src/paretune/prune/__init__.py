@@ -11,6 +11,7 @@ from paretune.prune._blocks import Blocks, blocks
 from paretune.prune._channels import Channels, Prediction, Pruned, channels, cut, predict
 from paretune.prune._groups import STRUCTURES, Group
 from paretune.prune._n_m import n_m
+from paretune.prune._repair import Repaired, repair
 from paretune.prune._selection import Selection, select
 from paretune.prune._structures import embedding, experts, heads, neurons
 
@@ -23,6 +24,7 @@ __all__ = [
     "Layer",
     "Prediction",
     "Pruned",
+    "Repaired",
     "Selection",
     "analyze",
     "blocks",
@@ -34,6 +36,7 @@ __all__ = [
     "n_m",
     "neurons",
     "predict",
+    "repair",
     "replay",
     "select",
 ]

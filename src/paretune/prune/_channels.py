@@ -87,6 +87,7 @@ def channels(
     target: Target | None = None,
     structures: Iterable[str] = (),
     form: str = "auto",
+    repair: bool | None = None,
 ) -> Pruned:
     """Remove channels from a copy of a model; the model that is given is not changed.
 
@@ -97,7 +98,13 @@ def channels(
     structures: what may be removed: some of `prune.STRUCTURES`, everything where none is named.
     form: "module" gives the model's own class, with only what its code follows removed; "graph" the captured
         graph, rewritten; "auto" the own class where its code follows the whole cut, else the graph, and a note.
+    repair: whether kept weights make up for what went, in closed form on `data` (`prune.repair`); where there are
+        data it is done unless this is False.
     """
+    if repair and data is None:
+        raise InputError(
+            "prune.channels: repair=True needs calibration inputs: pass data=..., labels are not used"
+        )
     analysis = only(analyze(model, example), structures)
     if check_form(form) == "module":
         analysis = followed(analysis)
@@ -121,7 +128,22 @@ def channels(
         seed=seed,
         target=target,
     )
-    return cut(analysis, selection, form=form)
+    pruned = cut(analysis, selection, form=form)
+    if repair or (repair is None and data is not None):
+        pruned = repaired(analysis, selection, pruned, data, samples=samples, seed=seed)
+    return pruned
+
+
+def repaired(
+    analysis: Analysis, selection: Selection, pruned: Pruned, data: Any, *, samples: int | None, seed: int
+) -> Pruned:
+    """Repair a pruned model in place (`prune.repair`) and return it with what was done in its notes."""
+    from paretune.prune._repair import repair
+
+    done = repair(analysis, selection, pruned, data, samples=samples, seed=seed)
+    note = f"{len(done.layers)} layers were repaired in closed form on {done.samples} samples"
+    left = tuple(f"{layer} was not repaired: {why}" for layer, why in done.left)
+    return replace(pruned, notes=(*pruned.notes, *((note,) if done.layers else ()), *left))
 
 
 def check_form(form: str) -> str:
@@ -163,8 +185,8 @@ def cut(analysis: Analysis, selection: Selection, *, form: str = "auto") -> Prun
 class Channels(Step):
     """Remove whole channels: a ratio of them, down to given widths, or to a budget of MACs, size or time.
 
-    Batch-norm statistics are recalibrated on training samples after the cut. Without a target, half of the
-    channels go.
+    After the cut the weights that read removed channels are repaired on training samples, or batch norm is
+    recalibrated where repair=0. Without a target, half of the channels go.
     """
 
     name: ClassVar[str] = "prune.channels"
@@ -200,8 +222,10 @@ class Channels(Step):
     """What may be removed: channels, neurons, heads, query_key, value, embedding, hidden, experts; else all."""
     form: str = "auto"
     """`module`: the model's own class or nothing; `graph`: the rewritten graph; `auto`: the first that works."""
+    repair: Annotated[int, Range(0, 1_000_000)] = 512
+    """Training samples on which kept weights are made to make up for what went, in closed form; 0 leaves them."""
     recalibrate: Annotated[int, Range(0, 1_000_000)] = 512
-    """Training samples for the recalibration of batch norm; 0 leaves the statistics as they were."""
+    """Training samples for the recalibration of batch norm, where nothing is repaired; 0 leaves the statistics."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -272,14 +296,18 @@ class Channels(Step):
         return any(name in NEED_DATA for name in needs(resolve_score(self.score)))
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
-        """Analyse, select, cut, and recalibrate batch norm."""
+        """Analyse, select, cut, and repair what is left, or recalibrate batch norm."""
         from paretune.train import recalibrate_batch_norm
 
-        analysis = self.analyze(model.to(context.device) if self._needs_data else model, task)
+        analysis = self.analyze(model.to(context.device) if self._needs_data or self.repair else model, task)
         selection = self.select(analysis, task, context)
         prediction = predict(analysis, selection)
         pruned = cut(analysis, selection, form=self.form)
-        if self.recalibrate:
+        if self.repair:
+            pruned = repaired(
+                analysis, selection, pruned, task.data("train"), samples=self.repair, seed=context.seed
+            )
+        elif self.recalibrate:
             recalibrate_batch_norm(
                 pruned.model,
                 task.data("train"),
