@@ -325,6 +325,38 @@ def test_flow_passes_norms_as_scales_whatever_their_statistics():
     close(found["2.weight"], (plain[1].weight * plain[1].weight.grad).sum(1))
 
 
+def test_flow_takes_how_attention_mixes_as_given():
+    torch.manual_seed(0)
+    model, x = Heads(), torch.randn(1, 7, 5)
+    found = by_tensor(prune.analyze(model, x), scores.synflow)
+    # all places get the mean of equal values: the flow is that of a chain embed - value - out
+    w, b = (
+        {n: p.detach().abs().double() for n, p in model.named_parameters() if kind in n}
+        for kind in ("weight", "bias")
+    )
+    chain = nn.Sequential(nn.Linear(5, 12), nn.Linear(12, 12), nn.Linear(12, 3)).double()
+    with torch.no_grad():
+        for layer, name, rows in zip(
+            chain, ("embed", "qkv", "out"), (slice(None), slice(24, 36), slice(None)), strict=True
+        ):
+            layer.weight.copy_(w[f"{name}.weight"][rows]), layer.bias.copy_(b[f"{name}.bias"][rows])
+    chain(torch.ones(1, 5).double()).sum().log().backward()
+    close(found["embed.weight"], (chain[0].weight * chain[0].weight.grad).sum(1), 1e-6)
+
+
+def test_a_second_derivative_that_is_lacking_is_said():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Hardsigmoid(), nn.Linear(4, 2))
+    with pytest.raises(
+        InputError, match=r"hessian_grad needs a second derivative that PyTorch lacks .*hardsigmoid"
+    ):
+        by_tensor(
+            prune.analyze(model, torch.randn(1, 3)),
+            scores.grasp,
+            data=(torch.randn(4, 3), torch.randn(4, 2)),
+            loss="mse",
+        )
+
+
 @pytest.mark.parametrize("score", [scores.taylor, scores.fisher, scores.grasp, scores.wanda, scores.synflow])
 def test_the_model_is_as_it_was_and_so_is_the_random_state(score):
     model = made().train()

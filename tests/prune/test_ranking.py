@@ -202,6 +202,13 @@ def test_a_threshold_of_the_gradient_keeps_what_the_loss_pulls_at(model):
     assert torch.equal(pruned.model.b1.weight, model.b1.weight[:, pull > threshold])
 
 
+def test_ties_take_from_all_groups_alike(model):
+    """Scales of norms that were never trained are all 1: no group is emptied before the next is begun."""
+    analysis = prune.analyze(model, X[:1])
+    lost = {name: len(gone(analysis, name, ratio=0.5, score="bn_scale")) for name in ("stem", "a1", "a2")}
+    assert lost == {"stem": 4, "a1": 3, "a2": 5}
+
+
 def test_a_score_with_options(model):
     y = torch.randint(0, 3, (4,), generator=torch.Generator().manual_seed(0))
     analysis = prune.analyze(model, X[:1])

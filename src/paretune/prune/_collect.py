@@ -128,7 +128,7 @@ class Collector:
                 along = [(g * w).sum() for g, w, u in zip(grads, whole, used, strict=True) if u and g is not None]
                 if not along:
                     continue
-                second = torch.autograd.grad(torch.stack(along).sum(), leaves, allow_unused=True)
+                second = _second_derivative(torch.stack(along).sum(), leaves)
             for sum_, part in zip(product, second, strict=True):
                 if part is not None:
                     sum_ += _size(inputs) * part
@@ -170,17 +170,14 @@ class Collector:
         outputs = [t.sum() for t in tensors_of(run.call(ones)) if t.is_floating_point() and t.requires_grad]
         flow = torch.stack(outputs).sum() if outputs else torch.tensor(0.0)
         amount = float(flow.detach())
-        if not 0 < amount < math.inf:
+        grads = torch.autograd.grad(flow.log(), leaves, allow_unused=True) if 0 < amount < math.inf else ()
+        if not grads or not all(bool(torch.isfinite(g).all()) for g in grads if g is not None):
             raise InputError(
                 f"synflow: the flow through this model with positive weights is {amount:.3g}, of which no "
                 "gradient can be taken; choose another score"
             )
-        grads = torch.autograd.grad(flow.log(), leaves, allow_unused=True)
-        self._store(
-            "flow_grad",
-            leaves,
-            [torch.zeros_like(w) if g is None else g for w, g in zip(leaves, grads, strict=True)],
-        )
+        total = [torch.zeros_like(w) if g is None else g for w, g in zip(leaves, grads, strict=True)]
+        self._store("flow_grad", leaves, total)
 
     # what is looked at
 
@@ -263,6 +260,8 @@ class Collector:
             if total is None:
                 return None
             evidence[name] = self._arranged(part, name, total)
+        if "flow_grad" in evidence and not bool(evidence["flow_grad"].any()):
+            return None  # nothing flows here, which says nothing of its worth
         return evidence
 
     def _arranged(self, part: Part, name: str, total: Tensor) -> Tensor:
@@ -352,10 +351,21 @@ class Run(fx.Interpreter):
 
 
 class _Flow(Run):
-    """Runs in float64, with norms that only scale: their statistics would cancel the flow that is measured."""
+    """Runs in float64 what is linear in each weight: norms only scale, and how attention mixes is taken as given.
+
+    The statistics of a norm would cancel the flow that is measured, and a softmax passes on differences alone.
+    """
 
     def run_node(self, n: fx.Node) -> Any:
-        value = _scaled(operator_of(n), self.given(n)) if operator_of(n) in NORMS else super().run_node(n)
+        operator = operator_of(n)
+        if operator in NORMS:
+            value: Any = _scaled(operator, self.given(n))
+        elif operator == "scaled_dot_product_attention":
+            given = self.given(n)
+            value = n.target(**given | {name: given[name].detach() for name in ("query", "key")})  # type: ignore[operator]
+        else:
+            value = super().run_node(n)
+            value = value.detach() if operator in ("softmax", "_softmax") else value
         return map_tensors(lambda t: t.double() if t.dtype.is_floating_point else t, value)
 
 
@@ -445,6 +455,18 @@ def _loss(criterion: Criterion, output: Any, target: Any) -> Tensor:
     if not bool(torch.isfinite(loss)):
         raise RunError("prune.channels: the loss is not finite on a batch of the data; look for NaN in either")
     return loss
+
+
+def _second_derivative(along: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    try:
+        return torch.autograd.grad(along, leaves, allow_unused=True)
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        raise InputError(
+            f"prune.channels: hessian_grad needs a second derivative that PyTorch lacks ({error}); choose another "
+            "score, for example snip"
+        ) from error
 
 
 def _reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Callable[[], Iterator[Batch]]:

@@ -262,19 +262,20 @@ class _Path:
 
 
 def _path(ranked: list[Ranked], multiple: int, kind: list[int] | None) -> _Path:
-    """Return all moves, the lowest mean score first; in a group they keep their order.
+    """Return all moves, the lowest mean score first, of equal ones that of the group that lost least.
 
+    In a group they keep their order.
     kind: the kind of every group; then moves of unlike kinds are put in the order of the part that their kind has
     lost, so that every beginning of the path takes the same part of each.
     """
-    moves: list[tuple[float, int, int, int]] = []
+    moves: list[tuple[float, float, int, int, int]] = []
     for index, r in enumerate(ranked):
         stops, worst = _stops(r, multiple), -np.inf
         for before, after in pairwise(stops):
             worst = max(worst, float(r.scores[before:after].mean()))
-            moves.append((worst, index, int(before), int(after)))
+            moves.append((worst, after / r.size, index, int(before), int(after)))
     moves.sort()
-    columns = np.array([move[1:] for move in moves], np.int64).reshape(-1, 3)
+    columns = np.array([move[2:] for move in moves], np.int64).reshape(-1, 3)
     group, before, after = columns.T
     kinds = np.array(kind or [0] * len(ranked), np.int64)
     parts = np.array([r.bundles.shape[1] for r in ranked], np.int64)

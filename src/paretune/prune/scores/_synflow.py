@@ -3,7 +3,8 @@
 Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", NeurIPS 2020,
 arXiv:2006.05467.
 Needs no data and no loss. The paper prunes in a hundred rounds and scores anew in each; one call is one round, and
-a recipe that lists `prune.channels` several times takes several.
+a recipe that lists `prune.channels` several times takes several. Norms count as their scales, and how attention
+mixes as given: what only makes attention's scores is not scored and stays.
 """
 
 from __future__ import annotations
