@@ -206,6 +206,29 @@ def test_a_block_of_halves_is_one_block():
     assert removed(halves) == ["1.0.halves.0", "1.0.halves.1", "1.1.halves.0"]
 
 
+def test_a_sequential_of_unlike_blocks_is_a_stack():
+    class Other(Feed):
+        pass
+
+    stages = [nn.Sequential(Feed(), Other()) for _ in range(2)]
+    found = find_blocks(nn.Sequential(*stages, nn.Linear(8, 3)), TOKENS)
+    assert [block.name for block in found.blocks] == ["0.0", "0.1", "1.0", "1.1"]
+
+
+def test_what_runs_one_block_is_not_the_block():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.norm = Feed(), nn.LayerNorm(8)
+
+        def forward(self, x):
+            return self.norm(self.block(x))
+
+    model = nn.ModuleDict({"a": Wrapped(), "b": Wrapped()})
+    model.forward = lambda x: model["b"](model["a"](x))
+    assert [block.name for block in find_blocks(model, TOKENS).blocks] == ["a.block", "b.block"]
+
+
 def test_a_network_around_its_blocks_is_not_the_block():
     class Net(nn.Module):
         """The whole network predicts what is added to its input."""
@@ -274,14 +297,35 @@ def test_what_only_looks_residual_is_no_block():
         def forward(self, x):
             return x * self.linear(x).sigmoid()
 
+    class Response(nn.Module):
+        """As in ConvNeXt V2: an input plus its rescaled self, without a multiply-accumulate."""
+
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.randn(8))
+
+        def forward(self, x):
+            return x + self.scale * (x * x.norm(dim=1, keepdim=True))
+
+    class Centred(nn.Module):
+        """A norm written out."""
+
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 1)
+
+        def forward(self, x):
+            return x - self.linear(x)
+
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
             self.position, self.add, self.gate, self.twice = Position(), Add(), Gate(), Twice()
             self.linear, self.block = nn.Linear(8, 8), Feed()
+            self.response, self.centred = Response(), Centred()
 
         def forward(self, x):
-            x = self.twice(self.gate(self.position(x)))
+            x = self.response(self.centred(self.twice(self.gate(self.position(x)))))
             return self.block(self.add(x, self.linear(x)))
 
     found = find_blocks(Net(), TOKENS)
@@ -526,7 +570,7 @@ def test_train_mode_precision_and_frozen_parameters_are_kept():
     }
 
 
-KINDS = ("feed", "widen", "gate", "post", "plain")
+KINDS = ("feed", "widen", "gate", "post", "pre", "plain")
 
 
 @settings(max_examples=25)
@@ -540,6 +584,10 @@ def test_any_chain_of_modules(kinds, data):
         def forward(self, x):
             return self.norm(super().forward(x).clone()).relu()
 
+    class Pre(Post):
+        def forward(self, x):
+            return Feed.forward(self, self.norm(x))  # the sum is with what a norm makes of its input
+
     class Gate(Feed):
         def forward(self, x):
             return x * self.down(self.up(x))
@@ -548,7 +596,7 @@ def test_any_chain_of_modules(kinds, data):
         def forward(self, x):
             return torch.cat([x, x + self.down(self.up(x))], -1)[..., 8:]
 
-    make = {"feed": Feed, "post": Post, "gate": Gate, "widen": Widen, "plain": lambda: nn.Linear(8, 8)}
+    make = {"feed": Feed, "post": Post, "pre": Pre, "gate": Gate, "widen": Widen, "plain": lambda: nn.Linear(8, 8)}
     model = nn.Sequential(*[make[kind]() for kind in kinds], nn.Linear(8, 2))
     # a slice of a concatenation hands the sum on too, but that is not followed
     expected = [str(i) for i, kind in enumerate(kinds) if kind in ("feed", "post")]
