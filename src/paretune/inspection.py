@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paretune.errors import InfeasibleError, InputError, SurgeryError
-from paretune.recipe import GraphStep, Recipe, Step
+from paretune.recipe import Context, GraphStep, Recipe, Step
 from paretune.task import Task, load_task
 
 if TYPE_CHECKING:
@@ -40,10 +40,11 @@ def check(recipe: Recipe, task: Task | None = None) -> dict[str, Any]:
     model = _fresh(recipe, task)
     start = _costs(model, task, FLOAT_BYTES)
     rows, steps = _layers(model, task), list[Row]()
+    context = Context(seed=recipe.seed, target=recipe.target)
     for step in recipe.steps:
         before = steps[-1]["after"] if steps else start
         if _cuts(step):
-            model, entry, shapes = _cut(step, model, task)  # type: ignore[arg-type]
+            model, entry, shapes = _cut(step, model, task, context)  # type: ignore[arg-type]
             rows = _with_shapes(rows, shapes)
         else:
             entry = _unshaped(step, model, task, before)
@@ -86,7 +87,9 @@ def _cuts(step: Step) -> bool:
     return isinstance(step, Channels)
 
 
-def _cut(step: Channels, model: nn.Module, task: Task) -> tuple[nn.Module, Row, dict[str, list[int]]]:
+def _cut(
+    step: Channels, model: nn.Module, task: Task, context: Context
+) -> tuple[nn.Module, Row, dict[str, list[int]]]:
     """Return the model after the cut, the step's entry, and the shapes that are left by layer."""
     from paretune.prune import cut, predict
 
@@ -96,7 +99,7 @@ def _cut(step: Channels, model: nn.Module, task: Task) -> tuple[nn.Module, Row, 
         analysis = step.analyze(model, task)
         least = {key: round(analysis.ceiling[f"{key}_fraction"] * before[key]) for key in ("macs", "params")}
         entry["ceiling"] = {**least, "weight_bytes": FLOAT_BYTES * least["params"]}
-        selection = step.select(analysis, task)
+        selection = step.select(analysis, task, context)
         pruned = cut(analysis, selection, form=step.form)
     except (InfeasibleError, InputError) as error:
         return model, {**entry, "gains": "nothing: it cannot be done", "problem": str(error)}, {}

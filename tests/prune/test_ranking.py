@@ -196,6 +196,7 @@ def test_a_threshold_of_the_gradient_keeps_what_the_loss_pulls_at(model):
         data=(X, y),
         loss="cross_entropy",
         protect=["stem", "a2"],
+        repair=False,
     )
     assert pruned.widths == {"a1": 3}
     assert torch.equal(pruned.model.a1.weight, model.a1.weight[pull > threshold])
