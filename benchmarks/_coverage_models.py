@@ -4,8 +4,9 @@
     python benchmarks/_coverage_models.py torchvision/resnet18 --peer   # the same by torch-pruning
     python benchmarks/_coverage_models.py --list
 
-Weights are random. Every constant tensor (norms, biases, layer scales, zero-initialised gates) is drawn anew, and
-batch norm's statistics are those of one batch: a model whose branches are multiplied by 0 or 1e-6 would agree with
+Weights are random. Every constant tensor (norms, biases, layer scales, zero-initialised gates) is drawn anew,
+linear layers are scaled to keep the variance of what goes in, and batch norm's statistics are those of one batch:
+a model whose branches are multiplied by 0 or 1e-6, or whose attention is all but uniform, would agree with
 anything. Encoders get a small head, since an output of the model's width could not be cut.
 """
 
@@ -66,34 +67,44 @@ def given_sizes(name: str) -> set[int]:
 
 
 def liven(model: nn.Module, inputs: Inputs) -> None:
-    """Draw every constant parameter anew, and set batch norm's statistics to those of one batch."""
+    """Scale up faint linear layers, draw constant parameters anew, measure batch norm on one batch."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
+        for module in model.modules():
+            _scale_up(module)
         for parameter in model.parameters():
-            if (
-                parameter.is_floating_point()
-                and parameter.numel() > 1
-                and bool((parameter == parameter.view(-1)[0]).all())
-            ):
-                level = 0.5 if abs(float(parameter.view(-1)[0])) > 0 else -0.1
-                high = 1.5 if level > 0 else 0.1
-                parameter.copy_(torch.rand(parameter.shape, generator=generator) * (high - level) + level)
-        norms = [
-            m
-            for m in model.modules()
-            if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
-        ]
-        if not norms:
-            return
-        model.eval()
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.train()
-            norm.momentum = 1.0
-        _call(model, inputs(4))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.running_var.clamp_(min=1e-2)
+            if parameter.is_floating_point() and parameter.numel() > 1:
+                first = float(parameter.view(-1)[0])
+                if bool((parameter == first).all()):
+                    low, high = (0.5, 1.5) if first else (-0.1, 0.1)
+                    parameter.copy_(torch.rand(parameter.shape, generator=generator) * (high - low) + low)
+        _measure_batch_norms(model, inputs(4))
+
+
+def _scale_up(module: nn.Module) -> None:
+    """Scale the weight of a linear layer to the standard deviation that keeps variance, where it is below."""
+    weight = getattr(module, "weight", None)
+    linear, transposed = isinstance(module, nn.Linear), hasattr(module, "nf")  # transformers' Conv1D: (in, out)
+    if isinstance(weight, nn.Parameter) and (linear or transposed) and weight.numel() > 1:
+        wanted, spread = weight.shape[1 if linear else 0] ** -0.5, float(weight.std())
+        if 0 < spread < wanted:
+            weight.mul_(wanted / spread)
+
+
+def _measure_batch_norms(model: nn.Module, batch: Any) -> None:
+    kinds = nn.modules.batchnorm._BatchNorm
+    norms = [m for m in model.modules() if isinstance(m, kinds) and m.running_mean is not None]
+    if not norms:
+        return
+    model.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    _call(model, batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.running_var.clamp_(min=1e-2)
 
 
 def _call(model: nn.Module, inputs: Any) -> Any:

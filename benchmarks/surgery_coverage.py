@@ -52,7 +52,7 @@ TORCHVISION = ("torchvision", "segmentation", "video")
 FLOOR, ANALYSIS, SECONDS = 1.05, 2.0, 10.0
 SHORT = (
     "name", *CHECKS, "form", "left", "over_floor", "macs_left", "export_s", "analysis_s", "cut_s", "onnx_notes",
-    "errors",
+    "uncut_exported", "oracle_note", "errors",
 )  # fmt: skip
 
 
@@ -128,8 +128,8 @@ def _lines(python: Path, *arguments: str) -> list[str]:
 
 
 def whole(row: dict[str, Any]) -> bool:
-    """Tell whether every check of a model passed."""
-    return all(row.get(check) for check in CHECKS)
+    """Tell whether every check of a model passed; one that cannot be exported uncut either is not held to that."""
+    return all(row.get(check) or (check == "exported" and row.get("uncut_exported") is False) for check in CHECKS)
 
 
 def verdict(row: dict[str, Any]) -> str:
@@ -180,6 +180,7 @@ def counts(pairs: Iterable[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, 
     rows = [ours for ours, _ in pairs]
     found: dict[str, Any] = {"models": len(rows), "whole": sum(map(whole, rows))}
     found |= {check: sum(bool(row.get(check)) for row in rows) for check in CHECKS}
+    found["not_exportable_uncut"] = sum(row.get("uncut_exported") is False for row in rows)
     found["form_graph"] = sum(row.get("form") == "graph" for row in rows)
     found |= _spread("left", [row["left"] for row in rows if "left" in row])
     found |= _spread("over_floor", [row["over_floor"] for row in rows if "over_floor" in row])

@@ -133,6 +133,11 @@ def test_a_cut_that_is_delivered_wrong_is_named():
     assert found.detail["delivered_wrong"] == found.detail["analysis_too_slow"] == ["torchvision/b"]
     assert found.detail["torchvision"]["oracle"] == found.detail["torchvision"]["peer_ok"] == 1
     assert benchmark.result([(row, peer)]).met
+    row |= {"exported": False, "uncut_exported": True}
+    assert not benchmark.result([(row, peer)]).met
+    row["uncut_exported"] = False  # the exporter's own limit, told in the table
+    assert benchmark.result([(row, peer)]).met
+    assert benchmark.result([(row, peer)]).detail["torchvision"]["not_exportable_uncut"] == 1
 
 
 def test_a_padded_shortcut_as_a_convolution_is_the_same_function():
