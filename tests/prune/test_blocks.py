@@ -643,6 +643,18 @@ def test_similarity_removes_what_turns_its_input_least():
     assert removed(pruned) == ["1", "3"]
 
 
+def test_inputs_by_keyword_need_no_target():
+    class Keyword(nn.Sequential):
+        def forward(self, tokens, scale):
+            return super().forward(tokens * scale)
+
+    model = Keyword(*[Turn(degrees) for degrees in (60, 10, 90)])
+    data = {"tokens": torch.randn(16, 3, 2), "scale": torch.ones(16, 1, 1)}
+    example = {name: tensor[:1] for name, tensor in data.items()}
+    assert removed(prune.blocks(model, example, count=1, data=data)) == ["1"]
+    assert removed(prune.blocks(model, example, count=1, data=data, samples=4, seed=1)) == ["1"]
+
+
 def test_similarity_is_to_what_entered_before_it_was_changed_in_place():
     class InPlace(Turn):
         def forward(self, x):

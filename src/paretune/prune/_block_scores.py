@@ -1,14 +1,14 @@
 """Scores of residual blocks: in which order they go.
 
-- `similarity`: the block influence of ShortGPT, 1 - mean cosine between what enters a block and what leaves it
-  (Men et al., arXiv:2403.03853, section 2.2, equation 1), measured once.
-- `loss`: the loss once the block is skipped, measured again after each removal for all that are left (Song et al.,
-  "SLEB", ICML 2024, arXiv:2402.09025, algorithm 1). The best judge and the slowest: a pass over the data for every
-  block that is left, at each removal.
+- `similarity`: the Block Influence of ShortGPT, 1 - mean cosine between what enters a block and what leaves it
+  (Men et al., arXiv:2403.03853), measured once.
+- `loss`: the loss once the block is skipped, measured again after each removal for all that are left, as SLEB
+  removes blocks (Song et al., ICML 2024, arXiv:2402.09025). It takes a pass over the data for every block that is
+  left, at each removal, and on few samples it follows their noise.
 - a score of weights alone (`l1`): the mean over the channels of the block's weights, divided by the mean of that
   over all blocks whose weights have the same shapes, for unlike blocks do not compare raw (Fang et al., ECCV 2024,
-  arXiv:2407.04616). It needs no data and says little: in Kim et al., "Shortened LLaMA", arXiv:2402.02834,
-  magnitude is the worst criterion.
+  arXiv:2407.04616). It needs no data and knows nothing of what passes the block by: use one of the others where
+  there are data. Magnitude as a criterion for depth: Kim et al., "Shortened LLaMA", arXiv:2402.02834.
 """
 
 from __future__ import annotations
