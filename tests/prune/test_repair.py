@@ -161,7 +161,7 @@ def test_an_intercept_goes_into_the_mean_of_the_batch_norm_behind(behind):
         model.behind.running_var.uniform_(0.5, 2)
         model.behind.weight.data.normal_()
     inputs = torch.randn(64, 3, 5, 5, dtype=torch.float64)
-    bare, repaired, said = cut_and_repair(model, inputs, widths={"first": 3}, ridge=EXACT)
+    bare, repaired, _ = cut_and_repair(model, inputs, widths={"first": 3}, ridge=EXACT)
     left = gap(outputs(model, inputs), outputs(repaired, inputs))
     if behind == "norm":
         assert left < 1e-6
@@ -284,7 +284,7 @@ def test_a_branch_makes_up_for_the_error_of_the_other(first, inplace):
 
 
 class Residuals(nn.Module):
-    """Blocks as a network has them: batch norm, in-place activations and sums, a branch with a layer of its own."""
+    """Blocks as in networks: batch norm, in-place activations and sums, a branch with a layer of its own."""
 
     def __init__(self, inplace=True):
         super().__init__()
@@ -449,7 +449,7 @@ def test_half_precision():
     torch.manual_seed(0)
     model = nn.Sequential(redundant(nn.Linear(4, 8)), nn.Linear(8, 3)).bfloat16()
     inputs = torch.randn(256, 4).bfloat16()
-    bare, repaired, said = cut_and_repair(model, inputs, widths={"0": 4})
+    _, repaired, said = cut_and_repair(model, inputs, widths={"0": 4})
     assert repaired[1].weight.dtype == torch.bfloat16
     assert said.layers[0].after < 0.01 * said.layers[0].before
 

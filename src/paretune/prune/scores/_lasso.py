@@ -30,7 +30,7 @@ def lasso(weight: Tensor, hessian: Tensor) -> Tensor:
     tensor([0.1111, 0.4444, 0.4444])
     """
     gram = gram_of_contributions(weight, hessian)
-    total = gram.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    total = float(gram.sum().clamp_min(torch.finfo(torch.float32).tiny))
     return (entries(gram, gram.sum(dim=1)) / total).float().to(weight.device)
 
 
