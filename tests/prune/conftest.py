@@ -1,13 +1,22 @@
-"""The oracle of pruning, independent of the package's own masking, as a fixture."""
+"""The oracle of pruning, as a fixture. It reads the manifest alone and knows nothing of the package's analysis.
+
+In a copy of the uncut model the slices of weights that read removed channels are set to zero, and norms take their
+statistics over what stays. The channels themselves flow on as they did: whoever reads one of them after all, or
+reads another position than before, makes outputs or gradients differ from those of the pruned model.
+"""
 
 import copy
+from fnmatch import fnmatch
 
 import pytest
 import torch
 from torch import nn
 
 from paretune import prune
-from paretune.data import call, tensors_of
+from paretune.cuts import Cuts
+from paretune.data import call, map_tensors, tensors_of
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 def randomise(model, seed=0):
@@ -16,10 +25,29 @@ def randomise(model, seed=0):
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point():
-                tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * 0.5)
+                fan = tensor.shape[1:].numel() if tensor.dim() > 1 else 4
+                values = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+                tensor.copy_(values / max(1.0, fan**0.5))
             if name.endswith("running_var"):
                 tensor.abs_().add_(0.5)
+            elif tensor.dim() == 1 and "norm" in name and name.endswith("weight"):
+                tensor.add_(1.0)
     return model
+
+
+def inputs_like(example, batch, dtype, seed=0):
+    """Return random inputs of the shapes of an example with another batch; whole numbers within its own range."""
+    generator = torch.Generator().manual_seed(10 * seed + batch)
+
+    def fresh(tensor):
+        shape = (batch, *tensor.shape[1:])
+        if tensor.is_floating_point():
+            return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        if tensor.dtype == torch.bool:
+            return tensor[:1].expand(shape).contiguous()
+        return torch.randint(int(tensor.max()) + 1, shape, generator=generator)
+
+    return map_tensors(fresh, example)
 
 
 def outputs(model, example):
@@ -28,68 +56,177 @@ def outputs(model, example):
         return tensors_of(call(model, example))
 
 
-def masked(model, cuts, reads):
-    """Zero what conv and linear layers read of removed channels, from the manifest alone.
+def gradients(model, example):
+    """Return the gradients of a fixed random combination of the outputs, by name of the parameter."""
+    model.eval().zero_grad(set_to_none=True)
+    generator = torch.Generator().manual_seed(3)
+    weights = [torch.randn(t.shape, generator=generator) for t in outputs(model, example)]
+    found = tensors_of(call(model, example))
+    sum((t * w.to(t.dtype)).sum() for t, w in zip(found, weights, strict=True)).backward()
+    grads = {name: p.grad for name, p in by_name(model).items() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return grads
 
-    reads: the axis that reads, for parameters that are no weight of a layer.
-    """
-    model = copy.deepcopy(model)
-    with torch.no_grad():
-        for cut in cuts.cuts:
-            owner, _, name = cut.tensor.rpartition(".")
-            module = model.get_submodule(owner)
-            tensor = getattr(module, name)
-            transposed = isinstance(module, nn.modules.conv._ConvNd) and module.transposed
-            if tensor.dim() < 2 or cut.axis != reads.get(cut.tensor, 0 if transposed else 1):
-                continue
-            size = tensor.shape[cut.axis]
-            per_block = len(cut.keep) // cut.blocks
-            for block in range(cut.blocks):
-                keep = cut.keep[block * per_block : (block + 1) * per_block]
-                gone = torch.tensor(sorted(set(range(size)) - set(keep)), dtype=torch.long)
-                tensor.chunk(cut.blocks)[block].index_fill_(cut.axis, gone, 0)
-    return model
+
+def by_name(model):
+    """Return every parameter by its name in the uncut model; tied ones by each of theirs."""
+    return {n.replace(".module.", "."): p for n, p in model.named_parameters(remove_duplicate=False)}
 
 
 def gap(a, b):
+    if torch.equal(a, b):
+        return 0.0
+    assert bool(torch.isfinite(a).all()) and bool(torch.isfinite(b).all())
     return float((a - b).abs().max() / a.abs().max().clamp_min(1e-30))
+
+
+class OnKept(nn.Module):
+    """A norm or softmax over some axis that sees what stays alone; what was removed flows as it did."""
+
+    def __init__(self, module, keep, axis):
+        super().__init__()
+        self.module, self.keep, self.axis = module, keep, axis
+        self.weight, self.bias = getattr(module, "weight", None), getattr(module, "bias", None)
+
+    def forward(self, x):
+        narrow = copy.copy(self.module)
+        narrow._parameters = {
+            name: p if p is None or p.dim() == 0 else p.index_select(self._own(p), self.keep)
+            for name, p in self.module._parameters.items()
+        }
+        if hasattr(narrow, "normalized_shape"):
+            narrow.normalized_shape = (len(self.keep),)
+        if hasattr(narrow, "num_channels"):
+            narrow.num_channels = len(self.keep)
+        return self.module(x).index_copy(self.axis, self.keep, narrow(x.index_select(self.axis, self.keep)))
+
+    def _own(self, parameter):
+        """Return the axis of a parameter along the channels: its only one that is not 1."""
+        return max(range(parameter.dim()), key=lambda axis: parameter.shape[axis])
+
+
+def reading_axis(model, name):
+    """Return the axis along which a weight of a known layer reads channels, -1 for all else."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if isinstance(module, nn.modules.conv._ConvNd) and leaf == "weight":
+        return 0 if module.transposed else 1
+    reads = (isinstance(module, nn.Linear) and leaf == "weight") or (
+        isinstance(module, nn.RNNBase) and leaf.startswith("weight_")
+    )
+    return 1 if reads else -1
+
+
+def masked(model, cuts, reads, over):
+    """Return a copy of a model in which what the manifest removes is masked where it is read."""
+    model = copy.deepcopy(model)
+    modules = dict(model.named_modules())
+    for path, axis in over.items():
+        axis, tensor = axis if isinstance(axis, tuple) else (axis, f"{path}.*")
+        cut = next((c for c in cuts.cuts if fnmatch(c.tensor, tensor) and c.axis == 0), None)
+        if cut is not None:
+            parent, _, child = path.rpartition(".")
+            setattr(modules[parent], child, OnKept(modules[path], torch.tensor(cut.keep), axis))
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for cut in cuts.cuts:
+            path = cut.tensor.rpartition(".")[0]
+            if cut.tensor not in tensors or path in over:
+                continue
+            known = [axes for pattern, axes in reads.items() if fnmatch(cut.tensor, pattern)]
+            axes = known[0] if known else (reading_axis(model, cut.tensor),)
+            if cut.axis in (axes if isinstance(axes, tuple) else (axes,)):
+                zero(tensors[cut.tensor], cut)
+    return model
+
+
+def zero(tensor, cut):
+    """Set to zero in place what one cut removes."""
+    per_block = len(cut.keep) // cut.blocks
+    for block, part in enumerate(tensor.chunk(cut.blocks)):
+        keep = cut.keep[block * per_block : (block + 1) * per_block]
+        gone = torch.tensor(sorted(set(range(tensor.shape[cut.axis])) - set(keep)), dtype=torch.long)
+        part.index_fill_(cut.axis, gone, 0)
+
+
+def ties(model):
+    """Return for every parameter's name the first of those that it is tied under."""
+    first = {}
+    return {name: first.setdefault(id(p), name) for name, p in by_name(model).items()}
+
+
+def what_stays(tensor, cut):
+    parts = zip(tensor.chunk(cut.blocks), torch.tensor(cut.keep).chunk(cut.blocks), strict=True)
+    return torch.cat([part.index_select(cut.axis, places) for part, places in parts])
+
+
+def compare(mask, pruned, cuts, example, dtype):
+    """Assert that outputs at batch 1 and 2, and gradients, are those of the masked model."""
+    mask, pruned, tolerance = copy.deepcopy(mask).to(dtype), copy.deepcopy(pruned).to(dtype), TOLERANCE[dtype]
+    for batch in (1, 2):
+        inputs = inputs_like(example, batch, dtype)
+        for a, b in zip(outputs(mask, inputs), outputs(pruned, inputs), strict=True):
+            assert a.shape == b.shape, f"{tuple(a.shape)} became {tuple(b.shape)}"
+            assert gap(a, b) < tolerance, f"outputs differ by {gap(a, b):.1e} at batch {batch}"
+    expected, found, own = gradients(mask, inputs), gradients(pruned, inputs), by_name(mask)
+    assert found and set(found) <= set(expected)
+    largest = max(float(grad.abs().max()) for grad in found.values())
+    for name, grad in found.items():
+        kept = expected[name]
+        for cut in cuts.cuts:
+            kept = what_stays(kept, cut) if own.get(cut.tensor) is own[name] else kept
+        assert kept.shape == grad.shape
+        assert float((kept - grad).abs().max()) <= tolerance * largest, f"the gradient of {name} differs"
 
 
 @pytest.fixture
 def oracle():
-    """Prune a model in float64 and check everything that must hold of it; return what `channels` returned."""
+    """Prune a model in float64 and check everything that must hold of it; return what `cut` returned."""
 
-    def check(model, example, reads=None, **how):
+    def check(model, example, *, reads=None, over=None, form="auto", structures=(), matters=True, **how):
+        """Check one model.
+
+        reads: axis (or axes) that read, by glob over parameters, where the layer's kind does not tell: a matrix
+        that is multiplied, the rows of queries. over: the axis that a norm or softmax works along, by module;
+        (axis, weight whose rows make the channels) where it has no parameters of its own. matters: False where
+        nobody reads what is removed. how: what `channels` takes.
+        """
         model = randomise(model.double())
+        example = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example)
         before = copy.deepcopy(model.state_dict())
-        pruned = prune.channels(model, example, **(how or {"ratio": 0.5}))
+        plain = outputs(model, inputs_like(example, 2, torch.float64))
+        pruned = prune.channels(model, example, form=form, structures=structures, **(how or {"ratio": 0.5}))
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-        mask = masked(model, pruned.cuts, reads or {})
-        for batch in (1, 2):
-            generator = torch.Generator().manual_seed(batch)
-            inputs = torch.randn(batch, *example.shape[1:], generator=generator, dtype=torch.float64)
-            for a, b in zip(outputs(mask, inputs), outputs(pruned.model, inputs), strict=True):
-                assert a.shape == b.shape and gap(a, b) < 1e-10
-        counted = sum(parameter.numel() for parameter in pruned.model.parameters())
-        assert pruned.after["params"] == counted
-        trains(pruned.model, example)
-        again = prune.replay(copy.deepcopy(model), type(pruned.cuts).from_json(pruned.cuts.to_json()))
-        assert all(torch.equal(t, again.state_dict()[n]) for n, t in prune_state(model, pruned.cuts).items())
-        again.load_state_dict(pruned.model.state_dict())
-        assert torch.equal(outputs(again, example)[0], outputs(pruned.model, example)[0])
+        mask = masked(model, pruned.cuts, reads or {}, over or {})
+        if matters and pruned.cuts.cuts:  # else the comparison would say nothing
+            after = outputs(pruned.model, inputs_like(example, 2, torch.float64))
+            assert max(gap(a, b) for a, b in zip(plain, after, strict=True)) > 1e-6
+        for dtype in TOLERANCE:
+            compare(mask, pruned.model, pruned.cuts, example, dtype)
+        assert pruned.after["params"] == sum(parameter.numel() for parameter in pruned.model.parameters())
+        again = prune.replay(copy.deepcopy(model), Cuts.from_json(pruned.cuts.to_json()))
+        assert all(torch.equal(t, again.state_dict()[n]) for n, t in pruned.model.state_dict().items())
+        inputs = inputs_like(example, 2, torch.float64, seed=1)
+        assert all(
+            torch.equal(a, b) for a, b in zip(outputs(again, inputs), outputs(pruned.model, inputs), strict=True)
+        )
+        trains(mask, again, inputs)
         return pruned
 
     return check
 
 
-def prune_state(model, cuts):
-    return prune.replay(copy.deepcopy(model), cuts).state_dict()
-
-
-def trains(model, example):
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    tensors_of(call(model, example.repeat(2, *[1] * (example.dim() - 1))))[0].square().mean().backward()
-    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
-    optimizer.step()
-    model.eval()
+def trains(mask, model, inputs):
+    """Take a step of SGD; every parameter that a gradient reaches in the masked model gets one and moves."""
+    torch.manual_seed(0)
+    reached = set()
+    for either in (mask, model):
+        either.train()
+        found = [t for t in tensors_of(call(either, inputs)) if t.requires_grad]
+        sum(t.square().mean() for t in found).backward()
+        reached ^= {ties(mask)[name] for name, p in by_name(either).items() if p.grad is not None}
+    assert not reached, f"gradients reach other parameters after the cut: {sorted(reached)}"
+    before = [p.detach().clone() for p in model.parameters()]
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert any(moved) and all(bool(torch.isfinite(p).all()) for p in model.parameters())

@@ -61,15 +61,21 @@ def test_resnet20_to_half_of_its_macs_with_the_stream_pruned_too(oracle):
     assert "conv1" in pruned.widths
 
 
-def test_a_prediction_is_what_the_cut_gives():
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_a_prediction_is_what_the_cut_gives(form):
     model, image = CifarResNet(1), IMAGE.float()
     analysis = prune.analyze(model, image)
-    selection = prune.select(analysis, macs=0.4, multiple=4)
+    how = {"widths": {"layer*.conv1": 9}} if form == "module" else {"macs": 0.4, "multiple": 4}
+    selection = prune.select(analysis, **how)
     predicted, pruned = prune.predict(analysis, selection), prune.cut(analysis, selection)
     again = prune.analyze(pruned.model, image)
-    assert (predicted.macs, predicted.params) == (again.macs, again.params)
-    assert [row["after"] for row in predicted.layers] == [row["shape"] for row in again.table()]
+    assert pruned.cuts.form == form and (predicted.macs, predicted.params) == (again.macs, again.params)
+    now = {row["layer"]: row["shape"] for row in again.table()}
+    after = {row["layer"]: row["after"] for row in predicted.layers}
+    assert {"conv1", "layer1.0.conv2", "layer3.0.conv2", "linear"} <= set(now) and now.items() <= after.items()
     assert predicted.layers[0]["shape"] == [1, 16, 32, 32]
+    if form == "module":
+        assert now == after
 
 
 def test_savings_of_a_group_are_what_reducing_it_alone_saves():
@@ -112,47 +118,55 @@ class Named(nn.Module):
         return self.fc(x)
 
 
-def test_a_cut_that_the_code_does_not_follow_is_never_delivered():
-    class Fussy(nn.Module):
-        """Runs with one channel less, as the analysis tries, and fails with fewer."""
+class Fussy(nn.Module):
+    """Runs with one channel less, as a probe of its code tries, and fails with fewer."""
 
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
 
-        def forward(self, x):
-            x = self.a(x)
-            if x.shape[1] < 6:
-                raise ValueError("too narrow")
-            return self.b(x)
+    def forward(self, x):
+        x = self.a(x)
+        if x.shape[1] < 6:
+            raise ValueError("too narrow")
+        return self.b(x)
 
-    with pytest.raises(SurgeryError, match="does not follow this cut: ValueError: too narrow"):
-        prune.channels(Fussy(), torch.randn(1, 4), ratio=0.5)
+
+def test_a_cut_that_the_code_does_not_follow_is_delivered_as_the_graph(oracle):
+    with pytest.raises(SurgeryError, match=r"does not follow this cut: ValueError: too narrow .*form=\"auto\""):
+        prune.channels(Fussy(), torch.randn(1, 4), ratio=0.5, form="module")
     assert prune.channels(Fussy(), torch.randn(1, 4), widths={"a": 6}).model.a.out_features == 6
+    pruned = oracle(Fussy(), torch.randn(1, 4), ratio=0.5)
+    assert pruned.cuts.form == "graph" and pruned.widths == {"a": 4}
+    assert "own forward does not follow (ValueError: too narrow (at test_channels.py:" in pruned.notes[-1]
+
+
+class Scaled(nn.Module):
+    """Divides by its width: the code follows a cut, but the function changes."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.a, self.b, self.wrap = nn.Linear(4, 8), nn.Linear(8, 2), wrap
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.wrap(self.b(x / x.shape[1]))
 
 
 @pytest.mark.parametrize(
     "wrap", [lambda y: y, lambda y: OrderedDict(out=y), lambda y: [y], lambda y: {"out": (y, None)}]
 )
-def test_a_function_that_changes_without_failing_is_noticed(wrap):
-    class Scaled(nn.Module):
-        """Divides by its width: the code follows a cut, but the function changes."""
-
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
-
-        def forward(self, x):
-            x = self.a(x)
-            return wrap(self.b(x / x.shape[1]))
-
+def test_a_function_that_changes_without_failing_is_noticed(oracle, wrap):
     with pytest.raises(InfeasibleError, match="another function"):
-        prune.channels(Scaled(), torch.randn(1, 4), ratio=0.5)
+        prune.channels(Scaled(wrap), torch.randn(1, 4), ratio=0.5, form="module")
+    pruned = oracle(Scaled(wrap), torch.randn(1, 4), ratio=0.5)
+    assert pruned.cuts.form == "graph" and "another function" in pruned.notes[-1]
+    assert type(pruned.model(torch.randn(1, 4).double())) is type(wrap(torch.zeros(1)))
 
 
 def test_the_step_prunes_and_recalibrates(tiny_task):
     model = tiny_task.build()
-    step = prune.Channels(macs=0.5, recalibrate=64)
+    step = prune.Channels(macs=0.5, recalibrate=64, repair=0)
     result = step.apply(copy.deepcopy(model), tiny_task, Context())
     assert result.details["after"]["macs"] <= 0.5 * result.details["before"]["macs"]
     assert {"layer", "shape", "after", "prunable"} <= set(result.details["layers"][0])
@@ -160,7 +174,9 @@ def test_the_step_prunes_and_recalibrates(tiny_task):
     state = result.model.state_dict()
     assert {name: t.shape for name, t in replayed.state_dict().items()} == {n: t.shape for n, t in state.items()}
     plain = (
-        prune.Channels(macs=0.5, recalibrate=0).apply(tiny_task.build(), tiny_task, Context()).model.state_dict()
+        prune.Channels(macs=0.5, recalibrate=0, repair=0)
+        .apply(tiny_task.build(), tiny_task, Context())
+        .model.state_dict()
     )
     moved = [name for name in state if name.endswith("running_mean")]
     assert moved and all(not torch.equal(state[name], plain[name]) for name in moved)
@@ -183,7 +199,7 @@ def test_the_step_in_a_recipe():
         ({"ratio": 1.0}, r"ratio=1.0 must be at least 0(\.0)? and below 1"),
         ({"macs": 1.5}, r"macs=1.5 must be above 0(\.0)? and at most 1"),
         ({"macs": "lots"}, "macs"),
-        ({"ratio": 0.5, "macs": 0.5}, "give one of ratio, macs and widths, not ratio and macs"),
+        ({"ratio": 0.5, "macs": 0.5}, "give one of ratio, threshold, .*, not ratio and macs"),
         ({"scope": "both"}, "scope='both' must be one of global, local"),
         ({"score": "l1norm"}, "no method 'l1norm' in scores"),
         ({"multiple": 0}, "multiple=0"),
@@ -195,13 +211,14 @@ def test_fields_of_the_step_are_checked_when_it_is_built(fields, message):
     assert error.value.exit_code == 2
 
 
-def test_a_mistake_of_ours_is_not_blamed_on_the_models_forward(monkeypatch):
-    def broken(model, inputs):
+@pytest.mark.parametrize("part", ["follow", "masked_outputs", "rewrite"])
+def test_a_mistake_of_ours_is_not_blamed_on_the_models_forward(monkeypatch, part):
+    def broken(*arguments):
         raise NameError("name 'steps' is not defined")
 
-    monkeypatch.setattr("paretune.prune._probe.call", broken)
+    monkeypatch.setattr(f"paretune.prune._deliver.{part}", broken)
     with pytest.raises(NameError, match="steps"):
-        prune.analyze(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4))
+        prune.channels(Fussy(), torch.randn(2, 4), ratio=0.5)
 
 
 class Branches(nn.Module):

@@ -162,15 +162,24 @@ class OptionA(nn.Module):
         return self.head(F.relu(y + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))))
 
 
-def test_a_padded_shortcut_pins_the_padding_and_couples_the_middle(oracle):
+def test_a_padded_shortcut_may_lose_its_padding_and_couples_the_middle(oracle):
     analysis = prune.analyze(OptionA(), IMAGE.float())
     stream = next(group for group in analysis.groups if "stem" in group.layers)
-    assert stream.layers == ("stem", "b") and stream.width == stream.prunable == 8
-    assert next(layer for layer in analysis.layers if layer.name == "b").prunable == 8  # of its 16
-    pruned = oracle(OptionA(), IMAGE, widths={"stem": 3, "a": 5})
-    assert shapes(pruned.model)["b.weight"][:2] == (11, 5)
+    assert stream.layers == ("stem", "b")
+    # those to which only the padding's zeros are added may go too
+    assert next(layer for layer in analysis.layers if layer.name == "b").prunable == 16
+    pruned = oracle(OptionA(), IMAGE, ratio=0.5)
     kept = next(c for c in pruned.cuts.cuts if c.tensor == "b.weight" and c.axis == 0).keep
-    assert set(range(4)) | set(range(12, 16)) <= set(kept)
+    stem = next(c for c in pruned.cuts.cuts if c.tensor == "stem.weight" and c.axis == 0).keep
+    assert [k - 4 for k in kept if 4 <= k < 12] == list(stem)
+    # some of the padding went, which the code writes as 4, 4
+    assert pruned.cuts.form == "graph" and len(kept) < len(stem) + 8
+
+
+def test_only_the_middle_of_a_padded_shortcut_goes_where_the_code_must_follow(oracle):
+    pruned = oracle(OptionA(), IMAGE, form="module", ratio=0.4)
+    kept = next(c for c in pruned.cuts.cuts if c.tensor == "b.weight" and c.axis == 0).keep
+    assert pruned.cuts.form == "module" and set(range(4)) | set(range(12, 16)) <= set(kept)
 
 
 @pytest.mark.parametrize(
@@ -189,19 +198,26 @@ def test_flattening_into_a_linear_layer_removes_blocks_of_pixels(oracle, flatten
     assert pruned.model.fc.weight.shape == (5, 48)
 
 
-def test_a_view_with_a_number_in_the_code_is_found_by_running_it():
-    class Written(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.fc = conv(3, 6), conv(6, 4), nn.Linear(4 * 64, 5)
+class Written(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = conv(3, 6), conv(6, 4), nn.Linear(4 * 64, 5)
 
-        def forward(self, x):
-            return self.fc(self.b(self.a(x)).view(-1, 256))
+    def forward(self, x):
+        return self.fc(self.b(self.a(x)).view(-1, 256))
 
-    analysis = prune.analyze(Written(), IMAGE.float())
-    assert [group.layers for group in analysis.groups] == [("a",)]
-    (name, reason, remedy), *_ = [row for row in analysis.unprunable if row[0] == "b"]
-    assert name == "b" and "view(-1, 256)" in reason and "-1" in remedy
+
+def test_a_view_with_a_number_in_the_code_gives_the_graph(oracle):
+    pruned = oracle(Written(), IMAGE, widths={"a": 3, "b": 2})
+    assert pruned.cuts.form == "graph" and shapes(pruned.model)["fc.weight"] == (5, 128)
+    assert "view(-1, 256)" in pruned.notes[-1]
+
+
+def test_where_the_code_must_follow_a_written_number_keeps_its_layer_and_names_the_line(oracle):
+    pruned = oracle(Written(), IMAGE, form="module", ratio=0.5)
+    assert pruned.widths == {"a": 3} and isinstance(pruned.model, Written)
+    (name, reason, remedy), *_ = pruned.unprunable
+    assert name == "b" and "view(-1, 256)" in reason and "test_couplings.py" in reason and "-1" in remedy
 
 
 def test_tied_weights_are_cut_once_and_stay_tied(oracle):
@@ -235,31 +251,45 @@ def test_a_module_called_twice_couples_what_goes_in_with_what_comes_out(oracle):
     assert pruned.model.step.weight.shape == (2, 2, 3, 3) and pruned.model.stem.out_channels == 2
 
 
+class Sliced(nn.Module):
+    def __init__(self, read):
+        super().__init__()
+        self.a, self.read, self.head = conv(3, 8), read, Head(len(range(8)[read]))
+
+    def forward(self, x):
+        return self.head(self.a(x)[:, self.read])
+
+
 @pytest.mark.parametrize(
-    ("read", "free"),
+    ("read", "form"),
     [
-        (slice(0, 3), 5),  # reads 0..2: those are pinned, the five behind are not read at all
-        (slice(2, None), 6),  # reads from 2 on: the first two would shift it
-        (slice(-3, None), 5),  # counted from the end: the last three are pinned
-        (slice(None, -2), 6),  # all but the last two
-        (slice(0, None, 2), 0),
-        (slice(None), 8),
+        (slice(0, 3), "graph"),  # reads 0..2, of which some go
+        (slice(2, None), "graph"),  # the first two shift what is read
+        (slice(-3, None), "graph"),  # counted from the end
+        (slice(None, -2), "graph"),
+        (slice(0, None, 2), "graph"),
+        (slice(None), "module"),
+        (slice(0, 100), "module"),
     ],
 )
-def test_a_slice_allows_only_removals_that_do_not_shift_it(oracle, read, free):
-    class Sliced(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.head = conv(3, 8), Head(len(range(8)[read]))
+def test_a_slice_reads_what_it_read_before(oracle, read, form):
+    analysis = prune.analyze(Sliced(read), IMAGE.float())
+    assert next(layer for layer in analysis.layers if layer.name == "a").prunable == 8
+    # three of every kind: before, inside and after the range that is read
+    keep = torch.tensor([9.0, 1, 9, 1, 9, 9, 1, 9])
+    pruned = oracle(Sliced(read), IMAGE, widths={"a": 5}, score=lambda weight: keep)
+    assert pruned.cuts.form == form
+    assert next(c for c in pruned.cuts.cuts if c.tensor == "a.weight").keep == (0, 2, 4, 5, 7)
 
-        def forward(self, x):
-            return self.head(self.a(x)[:, read])
 
-    analysis = prune.analyze(Sliced(), IMAGE.float())
-    row = next(layer for layer in analysis.layers if layer.name == "a")
-    assert row.prunable == free
-    if free:
-        oracle(Sliced(), IMAGE, ratio=0.4)
+@pytest.mark.parametrize(
+    ("read", "stay"),
+    [(slice(2, None), {0, 1}), (slice(-3, None), {5, 6, 7})],  # of the second, nobody reads what may go
+)
+def test_where_the_code_must_follow_a_slice_keeps_what_would_shift_it(oracle, read, stay):
+    pruned = oracle(Sliced(read), IMAGE, form="module", matters=0 in stay, ratio=0.9)
+    (cut,) = [c for c in pruned.cuts.cuts if c.tensor == "a.weight"]
+    assert pruned.cuts.form == "module" and stay <= set(cut.keep) and len(cut.keep) == len(stay) + 1
 
 
 def test_chunk_and_gate_lose_the_same_places(oracle):

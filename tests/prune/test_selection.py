@@ -152,7 +152,9 @@ def test_macs_outside_their_range_are_refused(analysis, macs):
 
 
 def test_one_target_exactly(analysis):
-    with pytest.raises(InputError, match="exactly one of ratio, threshold, widths, macs, params, size, latency; got none"):
+    with pytest.raises(
+        InputError, match="exactly one of ratio, threshold, widths, macs, params, size, latency; got none"
+    ):
         prune.select(analysis)
     with pytest.raises(InputError, match="got ratio and macs"):
         prune.select(analysis, ratio=0.5, macs=0.5)

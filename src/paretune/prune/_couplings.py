@@ -209,7 +209,7 @@ def _walk(state: Couplings, program: torch.export.ExportedProgram, rules: Callab
             )
             for argument in node.all_input_nodes:
                 pointed = [state.pointers[argument]] if argument in state.pointers else []
-                for axis in [*_every_axis(state.values[argument]), *pointed]:
+                for axis in [*every_axis(state.values[argument]), *pointed]:
                     state.units.pin(axis, why)
 
 
@@ -304,7 +304,7 @@ def _unknown(
     """Pin whatever goes in, and fix whatever comes out."""
     why = state.why(node, what, "an operator with a rule in its place")
     for argument in node.all_input_nodes:
-        for axis in _every_axis(state.values.get(argument)):
+        for axis in every_axis(state.values.get(argument)):
             state.units.pin(axis, why)
     return _unshortened(state, node, why)
 
@@ -321,10 +321,11 @@ def _unshortened(state: Couplings, node: fx.Node, why: int | None = None) -> Val
     return axes(node.meta.get("val"))
 
 
-def _every_axis(value: Value) -> list[Axis]:
+def every_axis(value: Value) -> list[Axis]:
+    """Return the axes of a tensor, or of all tensors that an operator gives."""
     if isinstance(value, np.ndarray):
         return [value]
-    return [axis for item in value for axis in _every_axis(item)] if isinstance(value, list) else []
+    return [axis for item in value for axis in every_axis(item)] if isinstance(value, list) else []
 
 
 def names_of(node: fx.Node) -> dict[str, Any]:
