@@ -25,6 +25,7 @@ from paretune.prune._graph import Numbers, numbers_per_sample, runnable
 from paretune.prune._groups import STRUCTURES, Group, build_groups, layer_name, settle
 from paretune.prune._ranking import smallest
 from paretune.prune._rules import rule_of
+from paretune.prune._shapes import settle_shapes
 from paretune.prune._surgery import Keep, blocked, kept
 from paretune.prune._units import Axis
 
@@ -220,7 +221,7 @@ def analyze(model: nn.Module, example: Any) -> Analysis:
     A model that cannot be captured is a SurgeryError that names the user's line.
     """
     model, folded = without_parametrizations(model)
-    captured = capture(model, example)
+    captured = _captured(model, example)
     state = couple(captured, rule_of)
     base: list[dict[str, Any]] = []
     weights = computed_weights(captured)
@@ -228,12 +229,21 @@ def analyze(model: nn.Module, example: Any) -> Analysis:
     if weights:
         model, base = fold_computed(model, captured, state, numbers_per_sample(model, captured), weights)
         notes.append(f"{len(weights)} weights that forward computes were folded into plain ones first")
-        captured = capture(model, example)
+        captured = _captured(model, example)
         state = couple(captured, rule_of)
+    if captured.reads:
+        lines = ", ".join(dict.fromkeys(str(read) for read in captured.reads))
+        notes.append(f"control flow depends on values and was fixed as all inputs tried take it: {lines}")
     settle(state)
     groups = build_groups(state)
     layers = tuple(_layers(model, captured, state, groups))
     return Analysis(model, captured, state, tuple(groups), layers, tuple(notes), folded, tuple(base))
+
+
+def _captured(model: nn.Module, example: Any) -> Capture:
+    captured = capture(model, example)
+    settle_shapes(model, captured)
+    return captured
 
 
 def with_groups(analysis: Analysis, groups: list[Group]) -> Analysis:

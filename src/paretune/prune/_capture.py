@@ -12,9 +12,10 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import fx, nn
 
 from paretune.data import call, map_tensors, tensors_of
 from paretune.errors import SurgeryError
+from paretune.prune._fixed_flow import Read, depends, reading, reads_of
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
@@ -42,6 +44,8 @@ class Capture:
     """Samples in the captured example; None where its first tensor has no axis."""
     training: torch.export.ExportedProgram | None = None
     """The model captured in train mode, where parameters are used that eval mode leaves out (auxiliary heads)."""
+    reads: tuple[Read, ...] = ()
+    """What the model's code read out of tensors, where control flow was fixed as the example takes it."""
 
 
 def capture(model: nn.Module, example: Any) -> Capture:
@@ -57,7 +61,7 @@ def capture(model: nn.Module, example: Any) -> Capture:
         return captured
     with evaluating(model, False):
         try:
-            return replace(captured, training=_export(model, captured.example))
+            return replace(captured, training=_export(model, captured.example, bool(captured.reads)))
         except Exception:  # those parameters may be used nowhere; the graph of eval mode is what is measured
             return captured
 
@@ -72,12 +76,31 @@ def _capture(model: nn.Module, example: Any) -> Capture:
     try:
         return Capture(_export(model, example), example, 1, _batch_of(example))
     except Exception as error:
-        raise SurgeryError(
-            f"torch.export cannot capture this model: {type(error).__name__}: {_first_line(error)}"
-            f"{_at(error)}. Control flow that depends on the values of a tensor, and conversions to numpy or "
-            "to Python numbers, cannot be captured: write them with tensor operators (torch.where), or move "
-            "them out of forward"
-        ) from error
+        if fixed := _fixed(model, example if doubled is None else doubled, error):
+            return replace(fixed, repeat=1 if doubled is None else 2)
+        raise _not_captured(error) from error
+
+
+def _not_captured(error: Exception, because: str = "") -> SurgeryError:
+    return SurgeryError(
+        f"torch.export cannot capture this model: {type(error).__name__}: {_first_line(error)}{_at(error)}"
+        f"{because}. Control flow that depends on the values of a tensor, and conversions to numpy or to Python "
+        "numbers, cannot be captured: write them with tensor operators (torch.where), or move them out of forward"
+    )
+
+
+def _fixed(model: nn.Module, example: Any, error: Exception) -> Capture | None:
+    """Capture the path that the example takes, where other inputs take it too; None where nothing is read."""
+    reads = reads_of(model, example)
+    if not reads:
+        return None
+    if (read := depends(model, example, reads)) is not None:
+        raise _not_captured(error, f"; what {read} reads is another for other inputs") from error
+    try:
+        program = _export(model, example, fixed=True)
+    except Exception:  # something else is not captured either, and the first error says what
+        return None
+    return Capture(program, example, 1, _batch_of(example), reads=tuple(reads))
 
 
 def _unused(program: torch.export.ExportedProgram) -> bool:
@@ -184,17 +207,22 @@ def another_batch(model: nn.Module, captured: Capture) -> tuple[torch.export.Exp
 
     with evaluating(model):
         try:
-            return _export(model, map_tensors(longer, captured.example)), batch + 1
+            return _export(model, map_tensors(longer, captured.example), bool(captured.reads)), batch + 1
         except Exception:  # a batch that is fixed in the model's code
             return None
 
 
-def _export(model: nn.Module, example: Any) -> torch.export.ExportedProgram:
+def _export(model: nn.Module, example: Any, fixed: bool = False) -> torch.export.ExportedProgram:
     keywords = dict(example) if isinstance(example, Mapping) else {}
     inputs = () if keywords else tuple(example) if isinstance(example, list | tuple) else (example,)
-    with quiet():
-        program = torch.export.export(model, inputs, keywords, strict=False)
+    with quiet(), redirect_stderr(StringIO()), reading(reads_of(model, example)) if fixed else nullcontext():
+        program = torch.export.export(model, inputs, keywords, strict=False)  # prints what it got to when it fails
     _inline_regions(program.graph_module)
+    asserts = program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default)
+    for node in asserts:  # ranges of sizes that depend on values: they hold a batch, and change nothing
+        program.graph.erase_node(node)
+    if fixed or asserts:
+        program.graph.eliminate_dead_code()  # what led to the values that were read
     return program
 
 

@@ -286,7 +286,7 @@ _READING = ("index", "index_select", "one_hot", "gather", "take_along_dim", "sca
 
 
 def _follow_pointers(state: Couplings, node: fx.Node) -> None:
-    """Carry positions that topk gave through views; where anything is computed from them, pin what they point at."""
+    """Carry positions that topk gave through views; anything computed from them pins what they point at."""
     pointers = [source for source in node.all_input_nodes if source in state.pointers]
     if not pointers:
         return

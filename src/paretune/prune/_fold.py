@@ -1,9 +1,9 @@
 """Folding: a weight that is computed from parameters becomes a parameter, before anything is cut.
 
-Weight norm and other parametrizations, and weights that a model's forward standardises, are functions of
-parameters alone: what they give is the weight that inference uses. Once folded, that weight can be cut along any
-axis, where the norm of what is left would differ. A replay of the cuts folds again; the notes of the result say
-so.
+Weight norm and other parametrizations, masks of torch.nn.utils.prune, and weights that a model's forward
+standardises, are functions of parameters alone: what they give is the weight that inference uses. Once folded,
+that weight can be cut along any axis, where the norm of what is left would differ. A replay of the cuts folds
+again; the notes of the result say so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import fx, nn
 
 from paretune.cuts import fold_parametrizations, parametrized
-from paretune.graphs import to_json
+from paretune.graphs import folded_weight, to_json
 from paretune.prune._capture import Capture
 from paretune.prune._couplings import Couplings
 from paretune.prune._graph import Builder, Numbers
@@ -80,8 +80,7 @@ def fold_computed(
     recipes: dict[str, list[dict[str, Any]]] = {}
     for weight in weights:
         recipe, parameters = _recipe(model, captured, weight)
-        with torch.no_grad():
-            value = nn.Parameter(recipe().detach().clone())
+        value = folded_weight(recipe)
         alike = [name for name, tensor in parameters.items() if tensor.shape == value.shape]
         name = alike[0] if len(alike) == 1 else f"{next(iter(parameters))}_folded"
         folded[weight] = name, value

@@ -16,7 +16,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 from paretune.cuts import Attribute
 from paretune.data import call, map_tensors
@@ -117,11 +121,17 @@ class _Trials:
         self.left -= 1
         with _progress(self.model) as (finished, open_modules), evaluating(self.model), quiet():
             try:
-                with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-                    call(self.model, map_tensors(mode.from_tensor, self.example))
+                self._call()
             except Exception as error:
                 return _Failure(len(finished), tuple(open_modules), in_words(error))
         return None
+
+    def _call(self) -> None:
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                call(self.model, map_tensors(mode.from_tensor, self.example))
+        except (DataDependentOutputException, DynamicOutputShapeException):  # control flow that looks at values
+            call(self.model, self.example)
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from paretune.prune._units import Axis, Units
 
 STRUCTURES = ("channels", "neurons", "heads", "query_key", "value", "embedding", "hidden", "experts")
 """Channels of convolutions; neurons of linear layers (feed-forward); attention heads; the widths inside a head
-that queries share with keys, and that the values have; the width of embeddings and of what is added to them; hidden
-units of recurrent layers; experts of a mixture."""
+that queries share with keys, and that the values have; the width of embeddings and of what is added to them;
+hidden units of recurrent layers; experts of a mixture."""
 
 
 @dataclass(frozen=True)
