@@ -6,6 +6,7 @@ pruned module from the user's own factory, without torch.export and without the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,7 +61,7 @@ class Cuts:
     cuts: tuple[Cut, ...] = ()
     attributes: tuple[Attribute, ...] = ()
     folded: tuple[str, ...] = ()
-    """Modules whose parametrization (weight norm) was folded before the cut."""
+    """Modules whose parametrization (weight norm, a mask) was folded before the cut."""
     removed: tuple[Removed, ...] = ()
     """Modules that went as a whole (residual blocks)."""
     form: Literal["module", "graph"] = "module"
@@ -135,13 +136,11 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
 
 
 def parametrized(model: nn.Module) -> tuple[str, ...]:
-    """Return the modules whose weights a parametrization computes, or an older weight or spectral norm."""
+    """Return the modules whose weights a parametrization computes, an older weight or spectral norm, or a mask."""
     from torch.nn.utils import parametrize
 
     return tuple(
-        name
-        for name, module in model.named_modules()
-        if parametrize.is_parametrized(module) or _norm_hooks(module)
+        name for name, module in model.named_modules() if parametrize.is_parametrized(module) or _hooked(module)
     )
 
 
@@ -152,26 +151,54 @@ def fold_parametrizations(model: nn.Module, names: tuple[str, ...]) -> nn.Module
 
     for name in names:
         module = model.get_submodule(name)
-        kind = type(module)  # a copy shares the class that holds the parametrized property: give it one of its own
-        body = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
-        module.__class__ = type(kind.__name__, kind.__bases__, body)
+        if parametrize.is_parametrized(
+            module
+        ):  # a copy shares the class of the properties: give it one of its own
+            kind = type(module)
+            body = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, kind.__bases__, body)
         for tensor in list(getattr(module, "parametrizations", {})):
             parametrize.remove_parametrizations(module, tensor)
-        for key, hook in _norm_hooks(module).items():
-            spectral = hasattr(hook, "n_power_iterations")
-            weight = hook.compute_weight(module, False) if spectral else hook.compute_weight(module)
-            for part in ("_orig",) if spectral else ("_g", "_v"):
-                del module._parameters[f"{hook.name}{part}"]
-            vars(module).pop(hook.name, None)
-            module.register_parameter(hook.name, nn.Parameter(weight.detach().clone()))
-            del module._forward_pre_hooks[key]
+            value = module._buffers.pop(tensor, None)
+            if value is not None:  # torch makes a buffer of what was computed from frozen parameters
+                module.register_parameter(tensor, nn.Parameter(value, requires_grad=False))
+        for tensor, sources, remove in _hooked(module):
+            learns = any(module.get_parameter(source).requires_grad for source in sources)
+            remove(module, tensor)
+            module.get_parameter(tensor).requires_grad_(learns)
     return model
 
 
-def _norm_hooks(module: nn.Module) -> dict[int, Any]:
-    """Return the hooks of the deprecated torch.nn.utils.weight_norm and spectral_norm."""
-    kinds = ("WeightNorm", "SpectralNorm")
-    return {key: hook for key, hook in module._forward_pre_hooks.items() if type(hook).__name__ in kinds}
+def _hooked(module: nn.Module) -> list[tuple[str, tuple[str, ...], Callable[..., Any]]]:
+    """Return what hooks compute before each call: the tensor, its parameters, and what makes it one for good.
+
+    These are the deprecated torch.nn.utils.weight_norm and spectral_norm, and the masks of torch.nn.utils.prune.
+    """
+    from torch.nn.utils import prune, remove_weight_norm
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
+
+    found: list[tuple[str, tuple[str, ...], Callable[..., Any]]] = []
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            found.append((hook.name, (f"{hook.name}_g", f"{hook.name}_v"), remove_weight_norm))
+        elif isinstance(hook, SpectralNorm):
+            found.append((hook.name, (f"{hook.name}_orig",), _remove_spectral_norm))
+        elif isinstance(hook, prune.BasePruningMethod):
+            found.append((hook._tensor_name, (f"{hook._tensor_name}_orig",), prune.remove))
+    return found
+
+
+def _remove_spectral_norm(module: nn.Module, name: str) -> None:
+    """Remove a deprecated spectral norm with its hook on loading, which torch leaves: it asks for what is gone."""
+    from torch.nn.utils import remove_spectral_norm
+    from torch.nn.utils.spectral_norm import SpectralNormLoadStateDictPreHook
+
+    remove_spectral_norm(module, name)
+    for key, wrapped in list(module._load_state_dict_pre_hooks.items()):
+        hook = getattr(wrapped, "hook", wrapped)
+        if isinstance(hook, SpectralNormLoadStateDictPreHook) and hook.fn.name == name:
+            del module._load_state_dict_pre_hooks[key]
 
 
 def _value(value: Any) -> Any:

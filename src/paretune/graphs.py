@@ -159,12 +159,18 @@ def from_json(model: nn.Module, nodes: list[dict[str, Any]]) -> fx.GraphModule:
 
 def _stored(model: nn.Module, content: dict[str, Any]) -> Any:
     """Return the tensor that a node names: one of the model's, one computed from these, or one stored as it is."""
+    if "folded" in content:
+        return folded_weight(from_json(model, content["folded"]))
+    return _tensor_from_json(content["value"]) if "value" in content else _at(model, content["target"])
+
+
+def folded_weight(recipe: fx.GraphModule) -> nn.Parameter:
+    """Return what a module without inputs computes as a parameter; frozen where all that it is made from are."""
     import torch
 
-    if "folded" in content:
-        with torch.no_grad():
-            return torch.nn.Parameter(from_json(model, content["folded"])().detach().clone())
-    return _tensor_from_json(content["value"]) if "value" in content else _at(model, content["target"])
+    with torch.no_grad():
+        value = recipe().detach().clone()
+    return torch.nn.Parameter(value, requires_grad=any(p.requires_grad for p in recipe.parameters()))
 
 
 def _function(name: str) -> Any:

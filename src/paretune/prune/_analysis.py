@@ -228,7 +228,7 @@ def analyze(model: nn.Module, example: Any) -> Analysis:
     notes = [f"folded into plain weights first: {', '.join(folded)}"] if folded else []
     if weights:
         model, base = fold_computed(model, captured, state, numbers_per_sample(model, captured), weights)
-        notes.append(f"{len(weights)} weights that forward computes were folded into plain ones first")
+        notes.append(f"{len(weights)} weights that forward computes were folded first, in the captured graph")
         captured = _captured(model, example)
         state = couple(captured, rule_of)
     if captured.reads:

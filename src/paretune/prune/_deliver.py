@@ -43,6 +43,8 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     form: "module" for the user's own class or an error, "graph" for the rewritten graph, "auto" for the first of
     these that works. A cut that computes anything else than the masked model is a SurgeryError.
     """
+    if form == "module":
+        require_own_forward(analysis)
     model, state = analysis.model, analysis.couplings
     cuts = make_cuts(model, state, keep)
     problem, expected = "", None
@@ -78,6 +80,17 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
         notes.append(f"it runs at a batch of {analysis.captured.batch} only: the model's code fixes its batch")
     manifest = replace(cuts, form="graph", graph=tuple(nodes))
     return replay(copy.deepcopy(model), manifest), manifest, tuple(notes)
+
+
+def require_own_forward(analysis: Analysis) -> None:
+    """Raise a SurgeryError where weights that the model's forward computes were folded: only the graph can run."""
+    weights = [node["target"] for node in analysis.base if "folded" in node]
+    if weights:
+        raise SurgeryError(
+            f'form="module" cannot be: the model\'s forward computes {", ".join(weights)}, and a cut needs what '
+            'it computes as the weight itself. Let the result be the captured graph, form="auto", or compute it '
+            "by torch.nn.utils.parametrize, which is folded"
+        )
 
 
 def _wrong(analysis: Analysis, keep: Keep, expected: list[torch.Tensor], model: nn.Module) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from paretune.errors import SurgeryError
 from paretune.prune._analysis import Analysis, with_groups
 from paretune.prune._couplings import every_axis
-from paretune.prune._deliver import deliver
+from paretune.prune._deliver import deliver, require_own_forward
 from paretune.prune._groups import Group
 
 _REMEDY = (
@@ -28,6 +28,7 @@ _REMEDY = (
 
 def followed(analysis: Analysis) -> Analysis:
     """Return the analysis with the groups alone that the model's own code follows."""
+    require_own_forward(analysis)
     kinds = _kinds(analysis)
     parts = [part for group in analysis.groups for part in _parts(group, kinds)]
     good = _following(analysis, parts)
