@@ -164,6 +164,26 @@ def test_a_function_that_changes_without_failing_is_noticed(oracle, wrap):
     assert type(pruned.model(torch.randn(1, 4).double())) is type(wrap(torch.zeros(1)))
 
 
+class Coincidence(nn.Module):
+    """Its width and its number of rounds are the same number, and both stand in attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.width, self.rounds = 6, 6
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(12, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        for _ in range(self.rounds):
+            x = torch.sin(x)
+        return self.b(x.unsqueeze(1).expand(-1, 2, -1).reshape(-1, 2 * self.width))
+
+
+def test_a_number_that_only_equals_a_width_stays_where_the_function_would_change(oracle):
+    pruned = oracle(Coincidence(), torch.randn(1, 4), form="module", widths={"a": 4})
+    assert (pruned.model.width, pruned.model.rounds) == (4, 6)
+
+
 def test_the_step_prunes_and_recalibrates(tiny_task):
     model = tiny_task.build()
     step = prune.Channels(macs=0.5, recalibrate=64, repair=0)
@@ -213,7 +233,7 @@ def test_fields_of_the_step_are_checked_when_it_is_built(fields, message):
 
 @pytest.mark.parametrize("part", ["follow", "masked_outputs", "rewrite"])
 def test_a_mistake_of_ours_is_not_blamed_on_the_models_forward(monkeypatch, part):
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise NameError("name 'steps' is not defined")
 
     monkeypatch.setattr(f"paretune.prune._deliver.{part}", broken)

@@ -48,22 +48,25 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     model, state = analysis.model, analysis.couplings
     cuts = make_cuts(model, state, keep)
     problem, expected = "", None
-    if form != "graph":
+    for sparing in (False, True) if form != "graph" else ():
         pruned = replay(copy.deepcopy(model), cuts)
         try:
-            attributes = follow(pruned, analysis.captured, state, keep)
-            expected = masked_outputs(analysis, keep)
-            problem = _wrong(analysis, keep, expected, pruned)
+            attributes = follow(pruned, analysis.captured, state, keep, sparing=sparing)
+            expected = expected or masked_outputs(analysis, keep)
+            wrong = _wrong(analysis, keep, expected, pruned)
         except SurgeryError as error:
-            problem = str(error)
-        if not problem:
+            attributes, wrong = (), str(error)
+        if not wrong:
             return pruned, replace(cuts, attributes=(*cuts.attributes, *attributes)), ()
-        if form == "module":
-            raise SurgeryError(
-                f"the model's own forward does not follow this cut: {problem}. Take sizes from the tensor "
-                "(x.shape[1], -1) where they are written in the code, or protect the layers concerned, or let the "
-                'result be a rewritten graph: form="auto"'
-            )
+        problem = problem or wrong
+        if not attributes:
+            break  # nothing was set that could be at fault
+    if form == "module":
+        raise SurgeryError(
+            f"the model's own forward does not follow this cut: {problem}. Take sizes from the tensor "
+            "(x.shape[1], -1) where they are written in the code, or protect the layers concerned, or let the "
+            'result be a rewritten graph: form="auto"'
+        )
     expected = expected or masked_outputs(analysis, keep)
     pruned = replay(copy.deepcopy(model), cuts)
     graph = rewrite(pruned, analysis.captured, state, keep, analysis.numbers)

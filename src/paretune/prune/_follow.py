@@ -55,17 +55,21 @@ class _Number:
         return type(self.module), self.name, str(self.old), str(self.options)
 
 
-def follow(pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep) -> tuple[Attribute, ...]:
+def follow(
+    pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep, *, sparing: bool = False
+) -> tuple[Attribute, ...]:
     """Set attributes of a cut model, in place, until its forward runs, and return them.
 
     Where it never runs a SurgeryError says what went wrong first, at which line.
 
     What a width may have become is read off the axes inside the module that holds it. Where it became one thing
     only, it is set; else the choices are tried where the forward fails, for all like modules at once.
+    sparing: set only what the forward fails without; a number that merely equals a width (a stride, a count of
+    layers) stays as it is.
     """
     numbers = _numbers(pruned, _lengths(captured, state, keep))
     for number in numbers:
-        if len(number.options) == 1:
+        if len(number.options) == 1 and not sparing:
             number.set(number.options[0])
     trials = _Trials(pruned, captured.example)
     failed = trials.run()
