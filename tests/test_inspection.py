@@ -90,3 +90,47 @@ def test_a_recipe_without_a_task_and_a_task_that_does_not_fit_are_bad_input():
         check(parse_recipe({"steps": ["train"]}))
     with pytest.raises(TaskError, match="does not accept the example input"):
         checked("train", model=lambda: nn.Linear(3, 4))
+
+
+class Adds(nn.Module):
+    """One residual block between two linear layers, on 4 numbers."""
+
+    def __init__(self, blocks=2):
+        super().__init__()
+        self.first = nn.Linear(4, 6, bias=False)
+        self.blocks = nn.ModuleList(Residual() for _ in range(blocks))
+        self.last = nn.Linear(6, 2, bias=False)
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8, bias=False), nn.Linear(8, 6, bias=False)
+
+    def forward(self, x):
+        return x + self.down(self.up(x).relu())
+
+
+def test_blocks_that_go_are_gone_from_the_layers_and_counted_by_hand():
+    data = (torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2)
+    adds = Task(name="adds", model=Adds, train=data, val=data)
+    found = check(parse_recipe({"steps": [{"prune.blocks": {"names": ["blocks.0"]}}]}), adds)
+    (step,) = found["steps"]
+    assert found["model"]["macs"] == 6 * 4 + 2 * (2 * 6 * 8) + 6 * 2
+    assert step["after"]["macs"] == step["after"]["params"] == 6 * 4 + 2 * 6 * 8 + 6 * 2
+    after = {row["layer"]: row["after"] for row in found["layers"]}
+    assert after["blocks.0.up"] is None and after["blocks.1.up"] == [1, 8] and after["last"] == [1, 2]
+
+
+def test_groups_say_what_can_go_with_them():
+    found = check(parse_recipe({"steps": ["quantize.static"]}), task())
+    groups = {row["group"]: row for row in found["groups"]}
+    # one channel stays: 7 of 8 take 7/8 of both convolutions, 15 of 16 that of the second and of the classifier
+    assert groups["0"]["macs"] == 9 * 64 * 7 * (1 + 16) and groups["0"]["params"] == 9 * 7 * (1 + 16)
+    assert groups["2"]["params"] == 15 * (9 * 8 + 4)

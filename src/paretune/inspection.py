@@ -7,7 +7,9 @@ than on the untrained weights seen here. Nothing is said of latency or accuracy:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from paretune.errors import InfeasibleError, InputError, SurgeryError
@@ -17,19 +19,21 @@ from paretune.task import Task, load_task
 if TYPE_CHECKING:
     from torch import nn
 
-    from paretune.prune import Channels
+    from paretune.prune import Blocks, Channels
 
 FLOAT_BYTES, INT8_BYTES = 4, 1
 Row = dict[str, Any]
+Shapes = dict[str, list[int] | None]
 
 
 def check(recipe: Recipe, task: Task | None = None) -> dict[str, Any]:
     """Return what a recipe would do to its task's model, as plain JSON; nothing is trained or written.
 
     Keys: task, recipe (as resolved), model {macs, params, weight_bytes}, layers (one row each: its output's
-    `shape` now and `after` the recipe, how many of its channels are `prunable`, or the `reason` why none is and
-    the `remedy`), steps (macs, params and weight_bytes left `after` each; `ceiling`: the least that it could
-    leave; `gains` in words; notes; `problem` where it cannot be done, else null), ok (no step has a problem).
+    `shape` now and `after` the recipe, null where it is gone; how many of its channels are `prunable`, or the
+    `reason` why none is and the `remedy`), groups (what is cut together, and the macs and params that can go with
+    it), steps (macs, params and weight_bytes left `after` each; `ceiling`: the least that it could leave; `gains`
+    in words; notes; `problem` where it cannot be done, else null), ok (no step has a problem).
 
     weight_bytes: of the weights alone; a file is larger by its graph, about 10 KB.
     """
@@ -39,12 +43,12 @@ def check(recipe: Recipe, task: Task | None = None) -> dict[str, Any]:
     task.check()
     model = _fresh(recipe, task)
     start = _costs(model, task, FLOAT_BYTES)
-    rows, steps = _layers(model, task), list[Row]()
+    (rows, groups), steps = _layers(model, task), list[Row]()
     context = Context(seed=recipe.seed, target=recipe.target)
     for step in recipe.steps:
         before = steps[-1]["after"] if steps else start
-        if _cuts(step):
-            model, entry, shapes = _cut(step, model, task, context)  # type: ignore[arg-type]
+        if step.name in _CUTS:
+            model, entry, shapes = _CUTS[step.name](step, model, task, context)
             rows = _with_shapes(rows, shapes)
         else:
             entry = _unshaped(step, model, task, before)
@@ -54,6 +58,7 @@ def check(recipe: Recipe, task: Task | None = None) -> dict[str, Any]:
         "recipe": recipe.to_dict(),
         "model": start,
         "layers": rows,
+        "groups": groups,
         "steps": steps,
         "ok": all(entry["problem"] is None for entry in steps),
     }
@@ -66,35 +71,28 @@ def _fresh(recipe: Recipe, task: Task) -> nn.Module:
     return task.build().eval()
 
 
-def _layers(model: nn.Module, task: Task) -> list[Row]:
-    """Return a row for each layer; of a model that cannot be captured none can be pruned, and the row says why."""
+def _layers(model: nn.Module, task: Task) -> tuple[list[Row], list[Row]]:
+    """Return a row for each layer and each group; where a model cannot be captured, every layer says why."""
     from paretune.prune import analyze
 
     try:
-        return [{**row, "after": row["shape"]} for row in analyze(model, task.inputs()).table()]
+        analysis = analyze(model, task.inputs())
+        return [{**row, "after": row["shape"]} for row in analysis.table()], analysis.group_table()
     except SurgeryError as error:
         return [
             {"layer": name, "type": type(module).__name__, "shape": None, "after": None, "makes_channels": True,
              "prunable": 0, "reason": str(error), "remedy": ""}
             for name, module in model.named_modules()
             if any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
-        ]  # fmt: skip
+        ], []  # fmt: skip
 
 
-def _cuts(step: Step) -> bool:
-    from paretune.prune import Channels
-
-    return isinstance(step, Channels)
-
-
-def _cut(
-    step: Channels, model: nn.Module, task: Task, context: Context
-) -> tuple[nn.Module, Row, dict[str, list[int]]]:
+def _cut(step: Channels, model: nn.Module, task: Task, context: Context) -> tuple[nn.Module, Row, Shapes]:
     """Return the model after the cut, the step's entry, and the shapes that are left by layer."""
     from paretune.prune import cut, predict
 
     before = _costs(model, task, FLOAT_BYTES)
-    entry: Row = {"step": step.name, "after": before, "ceiling": before, "notes": [], "problem": None}
+    entry = _entry(step, before)
     try:
         analysis = step.analyze(model, task)
         least = {key: round(analysis.ceiling[f"{key}_fraction"] * before[key]) for key in ("macs", "params")}
@@ -102,11 +100,42 @@ def _cut(
         selection = step.select(analysis, task, context)
         pruned = cut(analysis, selection, form=step.form)
     except (InfeasibleError, InputError) as error:
-        return model, {**entry, "gains": "nothing: it cannot be done", "problem": str(error)}, {}
+        return model, entry | _problem(error), {}
     after = _costs(pruned.model, task, FLOAT_BYTES)
     shapes = {row["layer"]: row["after"] for row in predict(analysis, selection).layers}
+    return pruned.model, entry | _gains(before, after, pruned.notes), shapes
+
+
+def _skip(step: Blocks, model: nn.Module, task: Task, context: Context) -> tuple[nn.Module, Row, Shapes]:
+    """Return the same where whole blocks go; layers of removed blocks have no shape that is left."""
+    from paretune.prune import analyze
+
+    before = _costs(model, task, FLOAT_BYTES)
+    entry = _entry(step, before)
+    try:
+        result = replace(step, recalibrate=0).apply(copy.deepcopy(model), task, context)
+    except (InfeasibleError, InputError) as error:
+        return model, entry | _problem(error), {}
+    after = _costs(result.model, task, FLOAT_BYTES)
+    left = {row["layer"]: row["shape"] for row in analyze(result.model, task.inputs()).table()}
+    shapes: Shapes = {row["layer"]: left.get(row["layer"]) for row in analyze(model, task.inputs()).table()}
+    return result.model, entry | _gains(before, after, result.notes) | {"ceiling": after}, shapes
+
+
+_CUTS: dict[str, Callable[..., tuple[nn.Module, Row, Shapes]]] = {"prune.channels": _cut, "prune.blocks": _skip}
+
+
+def _entry(step: Step, before: Mapping[str, Any]) -> Row:
+    return {"step": step.name, "after": before, "ceiling": before, "notes": [], "problem": None}
+
+
+def _problem(error: Exception) -> Row:
+    return {"gains": "nothing: it cannot be done", "problem": str(error)}
+
+
+def _gains(before: Mapping[str, Any], after: Mapping[str, Any], notes: Sequence[str]) -> Row:
     gains = f"{_percent(after, before, 'macs')} of the MACs, {_percent(after, before, 'params')} of the parameters"
-    return pruned.model, {**entry, "after": after, "gains": gains, "notes": list(pruned.notes)}, shapes
+    return {"after": after, "gains": gains, "notes": list(notes)}
 
 
 def _unshaped(step: Step, model: nn.Module, task: Task, before: Mapping[str, Any]) -> Row:
@@ -128,7 +157,7 @@ def _costs(model: nn.Module, task: Task, weight_bytes: int) -> dict[str, int]:
     return {"macs": macs(model, task.inputs()), "params": parameters(model), "weight_bytes": stored}
 
 
-def _with_shapes(rows: Sequence[Row], shapes: Mapping[str, list[int]]) -> list[Row]:
+def _with_shapes(rows: Sequence[Row], shapes: Shapes) -> list[Row]:
     return [{**row, "after": shapes.get(row["layer"], row["after"])} for row in rows]
 
 

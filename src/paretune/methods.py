@@ -40,7 +40,7 @@ class Method:
     source: str
     """The paper or document that its module names, empty where it names none."""
     defaults: dict[str, Any]
-    """Its parameters that have a default."""
+    """Its parameters that have a default and that a user sets; tensors are given to it by who calls it."""
 
 
 def find(family: str, name: str) -> Any:
@@ -89,7 +89,7 @@ def _describe(family: str, name: str, method: Any) -> Method:
         defaults={
             key: parameter.default
             for key, parameter in inspect.signature(method).parameters.items()
-            if parameter.default is not inspect.Parameter.empty
+            if parameter.default is not inspect.Parameter.empty and "Tensor" not in str(parameter.annotation)
         },
     )
 
