@@ -131,7 +131,8 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
         for module, key in homes[id(new)]:  # a tied tensor is cut once, and stays one object
             setattr(module, key, new)
     for change in cuts.attributes:
-        setattr(model.get_submodule(change.module), change.attribute, _value(change.new))
+        holder = model.get_submodule(change.module)
+        setattr(holder, change.attribute, _like(getattr(holder, change.attribute, None), change.new))
     return from_json(model, list(cuts.graph)) if cuts.form == "graph" else model
 
 
@@ -201,8 +202,9 @@ def _remove_spectral_norm(module: nn.Module, name: str) -> None:
             del module._load_state_dict_pre_hooks[key]
 
 
-def _value(value: Any) -> Any:
-    return tuple(_value(item) for item in value) if isinstance(value, list) else value
+def _like(old: Any, new: Any) -> Any:
+    """Return a number as it is, and numbers in a row as the list or tuple that held the old ones."""
+    return type(old)(new) if isinstance(old, list | tuple) and isinstance(new, list | tuple) else new
 
 
 def _homes(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,9 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, tor
 _IN_FLOAT64 = 1e-6
 """For that second look; models that compute a norm or a softmax in float32 whatever they are given reach 1e-7."""
 
+_CHOICES = 4
+"""Of numbers in attributes with which the model's own forward runs, so many are compared with the masked model."""
+
 
 def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Module, Cuts, tuple[str, ...]]:
     """Return a pruned copy of the analysed model, the manifest, and notes.
@@ -48,25 +52,23 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     model, state = analysis.model, analysis.couplings
     cuts = make_cuts(model, state, keep)
     problem, expected = "", None
-    for sparing in (False, True) if form != "graph" else ():
+    if form != "graph":
         pruned = replay(copy.deepcopy(model), cuts)
         try:
-            attributes = follow(pruned, analysis.captured, state, keep, sparing=sparing)
-            expected = expected or masked_outputs(analysis, keep)
-            wrong = _wrong(analysis, keep, expected, pruned)
+            for attributes in islice(follow(pruned, analysis.captured, state, keep), _CHOICES):
+                expected = expected or masked_outputs(analysis, keep)
+                wrong = _wrong(analysis, keep, expected, pruned)
+                if not wrong:
+                    return pruned, replace(cuts, attributes=(*cuts.attributes, *attributes)), ()
+                problem = problem or wrong
         except SurgeryError as error:
-            attributes, wrong = (), str(error)
-        if not wrong:
-            return pruned, replace(cuts, attributes=(*cuts.attributes, *attributes)), ()
-        problem = problem or wrong
-        if not attributes:
-            break  # nothing was set that could be at fault
-    if form == "module":
-        raise SurgeryError(
-            f"the model's own forward does not follow this cut: {problem}. Take sizes from the tensor "
-            "(x.shape[1], -1) where they are written in the code, or protect the layers concerned, or let the "
-            'result be a rewritten graph: form="auto"'
-        )
+            problem = str(error)
+        if form == "module":
+            raise SurgeryError(
+                f"the model's own forward does not follow this cut: {problem}. Take sizes from the tensor "
+                "(x.shape[1], -1) where they are written in the code, or protect the layers concerned, or let the "
+                'result be a rewritten graph: form="auto"'
+            )
     expected = expected or masked_outputs(analysis, keep)
     pruned = replay(copy.deepcopy(model), cuts)
     graph = rewrite(pruned, analysis.captured, state, keep, analysis.numbers)

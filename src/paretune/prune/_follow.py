@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
+from itertools import combinations, product
+from math import prod
 from typing import Any
 
 import torch
@@ -32,8 +33,17 @@ from paretune.prune._surgery import Keep, kept
 _TRIALS = 48
 """Runs of the model's forward on fake tensors that a search may take; after that the graph form serves."""
 
+_MORE_TRIALS = 16
+"""Runs that may look for another choice of numbers, where the first fails or computes something else."""
+
+_SHAPES = 16
+"""Choices for one attribute that holds several numbers; where there are more, all that can change do."""
+
 _SETTLED = tuple(f"torch.nn.modules.{name}" for name in ("conv", "linear", "batchnorm", "normalization", "sparse"))
 """Modules whose numbers follow from the shapes of their own tensors (`_surgery`)."""
+
+_OF_ALL = frozenset(vars(nn.Module()))
+"""What every module has."""
 
 Lengths = dict[int, set[int]]
 """Old length of an axis -> the lengths that axes of it have after the cut."""
@@ -46,8 +56,12 @@ class _Number:
         self.path, self.module, self.name = path, module, name
         self.old, self.options = getattr(module, name), options
 
-    def set(self, value: Any) -> None:
-        setattr(self.module, self.name, value)
+    @property
+    def value(self) -> Any:
+        return getattr(self.module, self.name)
+
+    def choices(self, old_first: bool) -> list[Any]:
+        return [self.old, *self.options] if old_first else [*self.options, self.old]
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -55,57 +69,97 @@ class _Number:
         return type(self.module), self.name, str(self.old), str(self.options)
 
 
-def follow(
-    pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep, *, sparing: bool = False
-) -> tuple[Attribute, ...]:
-    """Set attributes of a cut model, in place, until its forward runs, and return them.
+def follow(pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep) -> Iterator[tuple[Attribute, ...]]:
+    """Set attributes of a cut model, in place, so that its forward runs, and yield them; then the next choice.
 
     Where it never runs a SurgeryError says what went wrong first, at which line.
 
     What a width may have become is read off the axes inside the module that holds it. Where it became one thing
-    only, it is set; else the choices are tried where the forward fails, for all like modules at once.
-    sparing: set only what the forward fails without; a number that merely equals a width (a stride, a count of
-    layers) stays as it is.
+    only, it is set; else the choices are tried where the forward fails, for all like modules at once. A number may
+    merely equal a width (a count of rounds, as many heads as each is wide): where the model runs and computes
+    something else, the caller asks for the next choice. That sets only what the forward fails without; those
+    behind it differ from the first in a few numbers.
     """
     numbers = _numbers(pruned, _lengths(captured, state, keep))
-    for number in numbers:
-        if len(number.options) == 1 and not sparing:
-            number.set(number.options[0])
-    trials = _Trials(pruned, captured.example)
-    failed = trials.run()
+    kinds = [[n for n in numbers if n.kind == kind] for kind in dict.fromkeys(n.kind for n in numbers)]
+    found: list[list[Any]] = []
+    problem = ""
+    for sparing in (False, True) if kinds else (True,):
+        for like in kinds:
+            _set(like, like[0].options[0] if len(like[0].options) == 1 and not sparing else like[0].old)
+        trials = _Trials(pruned, captured.example, _MORE_TRIALS if sparing else _TRIALS)
+        problem = _settle(trials, kinds, sparing)
+        values = [like[0].value for like in kinds]
+        if not problem and values not in found:
+            found.append(values)
+            yield _changed(numbers)
+    if not found:
+        raise SurgeryError(problem)
+    trials = _Trials(pruned, captured.example, _MORE_TRIALS)
+    for other in _others(kinds, found[0]):
+        if trials.left <= 0:
+            return
+        for like, value in zip(kinds, other, strict=True):
+            _set(like, value)
+        if other not in found and trials.run() is None:
+            yield _changed(numbers)
+
+
+def _set(like: list[_Number], value: Any) -> None:
+    for number in like:
+        setattr(number.module, number.name, value)
+
+
+def _changed(numbers: list[_Number]) -> tuple[Attribute, ...]:
+    return tuple(Attribute(n.path, n.name, n.old, n.value) for n in numbers if n.value != n.old)
+
+
+def _others(kinds: list[list[_Number]], first: list[Any]) -> Iterator[list[Any]]:
+    """Yield values that differ from the first ones in one kind of number, then in more of one class."""
+    free = [[v for v in like[0].choices(True) if v != value] for like, value in zip(kinds, first, strict=True)]
+    members = [[i for i, like in enumerate(kinds) if type(like[0].module) is c] for c in _classes(kinds)]
+    for count in range(1, 1 + max(map(len, members), default=0)):
+        for places in (chosen for mine in members for chosen in combinations(mine, count)):
+            for values in product(*(free[place] for place in places)):
+                other = dict(zip(places, values, strict=True))
+                yield [other.get(place, value) for place, value in enumerate(first)]
+
+
+def _classes(kinds: list[list[_Number]]) -> list[type]:
+    return list(dict.fromkeys(type(like[0].module) for like in kinds))
+
+
+def _settle(trials: _Trials, kinds: list[list[_Number]], sparing: bool) -> str:
+    """Set numbers in the modules that fail until the forward runs; return what goes wrong where it never does.
+
+    sparing: old numbers are tried before new ones.
+    """
+    first = failed = trials.run()
     while failed is not None:
-        chosen = _choose(trials, [n for n in numbers if n.path in failed.modules], numbers, failed)
+        here = [like for like in kinds if any(n.path in failed.modules for n in like)]
+        chosen = _choose(trials, here, failed, sparing)
         if chosen is None:
-            for number in numbers:
-                number.set(number.old)
-            still = trials.run()
-            if still is not None:
-                raise SurgeryError(still.problem) from None
-            return ()
+            assert first is not None
+            return first.problem
         failed = chosen if chosen.modules else None
-    changed = [n for n in numbers if getattr(n.module, n.name) != n.old]
-    return tuple(Attribute(n.path, n.name, n.old, getattr(n.module, n.name)) for n in changed)
+    return ""
 
 
-def _choose(trials: _Trials, here: list[_Number], numbers: list[_Number], failed: _Failure) -> _Failure | None:
+def _choose(trials: _Trials, kinds: list[list[_Number]], failed: _Failure, sparing: bool) -> _Failure | None:
     """Try the attributes of the modules that failed; return how far the first gain gets, None for no gain."""
-    kinds = list(dict.fromkeys(n.kind for n in here))
-    like = {kind: [n for n in numbers if n.kind == kind] for kind in kinds}
-    before = {kind: getattr(like[kind][0].module, like[kind][0].name) for kind in kinds}
-    for values in product(*([like[kind][0].old, *like[kind][0].options] for kind in kinds)):
+    before = [like[0].value for like in kinds]
+    for values in product(*(like[0].choices(sparing) for like in kinds)):
         if trials.left <= 0:
             break
-        for kind, value in zip(kinds, values, strict=True):
-            for number in like[kind]:
-                number.set(value)
+        for like, value in zip(kinds, values, strict=True):
+            _set(like, value)
         after = trials.run()
         if after is None:
             return _Failure(0, (), "")
         if after.reached > failed.reached:
             return after
-    for kind in kinds:
-        for number in like[kind]:
-            number.set(before[kind])
+    for like, value in zip(kinds, before, strict=True):
+        _set(like, value)
     return None
 
 
@@ -117,8 +171,8 @@ class _Failure:
 class _Trials:
     """Runs a model's forward on fake tensors and tells how far it got."""
 
-    def __init__(self, model: nn.Module, example: Any) -> None:
-        self.model, self.example, self.left = model, example, _TRIALS
+    def __init__(self, model: nn.Module, example: Any, left: int) -> None:
+        self.model, self.example, self.left = model, example, left
 
     def run(self) -> _Failure | None:
         """Return None where the forward runs, else how many modules it finished and those it failed inside of."""
@@ -189,18 +243,18 @@ def _numbers(model: nn.Module, lengths: dict[str, Lengths]) -> list[_Number]:
         if path not in lengths or type(module).__module__ in _SETTLED:
             continue
         for name, value in vars(module).items():
-            if not name.startswith("_") and (options := _options(value, lengths[path])):
+            if name not in _OF_ALL and (options := _options(value, lengths[path])):
                 found.append(_Number(path, module, name, options))
     return found
 
 
 def _options(value: Any, lengths: Lengths) -> list[Any]:
-    """Return what a width, or a shape with one width in it, may have become."""
+    """Return what a width, or a shape with widths in it, may have become, all that can have changed first."""
     if type(value) is int:
         return sorted(lengths.get(value, set()) - {value}) if value > 1 else []
     if type(value) not in (tuple, list) or not all(type(item) is int for item in value):
         return []
-    places = [(index, new) for index, item in enumerate(value) for new in _options(item, lengths)]
-    if len({index for index, _ in places}) != 1:
-        return []
-    return [type(value)([*value[:index], new, *value[index + 1 :]]) for index, new in places]
+    places = [[*_options(item, lengths), item] for item in value]
+    if prod(map(len, places)) > _SHAPES:
+        places = [place[:1] for place in places]
+    return [type(value)(shape) for shape in product(*places) if list(shape) != list(value)]
