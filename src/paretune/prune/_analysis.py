@@ -247,8 +247,12 @@ def _captured(model: nn.Module, example: Any) -> Capture:
 
 
 def with_groups(analysis: Analysis, groups: list[Group]) -> Analysis:
-    """Return the analysis with these groups alone; layers of the others say why they cannot be cut."""
-    layers = tuple(_layers(analysis.model, analysis.captured, analysis.couplings, groups))
+    """Return the analysis with these groups alone; layers of those that are dropped say why they cannot be cut."""
+    left = {(group.layers, group.structure) for group in groups}
+    gone = [group for group in analysis.groups if (group.layers, group.structure) not in left]
+    dropped = {layer for group in gone for layer in group.layers}
+    now = _layers(analysis.model, analysis.captured, analysis.couplings, groups)
+    layers = tuple(b if b.name in dropped else a for a, b in zip(analysis.layers, now, strict=True))
     return replace(analysis, groups=tuple(groups), layers=layers, _counts=analysis._counts)
 
 

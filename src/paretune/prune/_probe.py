@@ -31,9 +31,10 @@ def followed(analysis: Analysis) -> Analysis:
     require_own_forward(analysis)
     kinds = _kinds(analysis)
     parts = [part for group in analysis.groups for part in _parts(group, kinds)]
-    good = _following(analysis, parts)
+    problem = _failure(analysis, parts) if parts else None
+    good = parts if problem is None else _halved(analysis, parts, problem)
     sound: list[Group] = []
-    if len(good) < len(parts) and good and _failure(analysis, good) is not None:
+    if problem is not None and good and _failure(analysis, good) is not None:
         for part in good:  # those that pass alone or in halves must also pass together
             problem = _failure(analysis, [*sound, part])
             if problem is None:
@@ -78,9 +79,11 @@ def _joined(analysis: Analysis, parts: list[Group]) -> list[Group]:
 
 
 def _following(analysis: Analysis, groups: list[Group]) -> list[Group]:
-    problem = _failure(analysis, groups) if groups else None
-    if problem is None:
-        return groups
+    problem = _failure(analysis, groups)
+    return groups if problem is None else _halved(analysis, groups, problem)
+
+
+def _halved(analysis: Analysis, groups: list[Group], problem: str) -> list[Group]:
     if len(groups) == 1:
         _pin(analysis, groups[0], problem)
         return []
