@@ -39,7 +39,9 @@ _MORE_TRIALS = 16
 _SHAPES = 16
 """Choices for one attribute that holds several numbers; where there are more, all that can change do."""
 
-_SETTLED = tuple(f"torch.nn.modules.{name}" for name in ("conv", "linear", "batchnorm", "normalization", "sparse"))
+_SETTLED = tuple(
+    f"torch.nn.modules.{name}" for name in ("conv", "linear", "batchnorm", "normalization", "sparse", "rnn")
+)
 """Modules whose numbers follow from the shapes of their own tensors (`_surgery`)."""
 
 _OF_ALL = frozenset(vars(nn.Module()))

@@ -120,8 +120,9 @@ class Builder:
         self._captured = captured
         self._model = model
         self._batch: fx.Node | None = None
-        self._device: fx.Node | None = None
-        self._first: fx.Node
+        self._asked: dict[str, fx.Node] = {}
+        self._first: fx.Node | None = None
+        self._weight: fx.Node | None = None
         self._tensors: dict[str, Any] = {}
         self._inputs(inputs)
 
@@ -162,11 +163,21 @@ class Builder:
         product = self._batch if value.each == 1 else self._insert(operator.mul, (self._batch, value.each))
         return self._insert(operator.add, (product, value.fixed)) if value.fixed else product
 
-    def device(self) -> fx.Node:
-        """Return a node that gives the device of the model's first input."""
-        if self._device is None:
-            self._device = self._insert(getattr, (self._first, "device"))
-        return self._device
+    def portable(self, value: Any) -> Any:
+        """Return a device or dtype as the first input or weight has it when the module runs; all else as it is.
+
+        A dtype that the weights did not have when the model was captured is one that the code asks for.
+        """
+        if isinstance(value, torch.device) and self._first is not None:
+            return self._ask(self._first, "device")
+        if isinstance(value, torch.dtype) and self._weight is not None and value == self._weight.meta["val"].dtype:
+            return self._ask(self._weight, "dtype")
+        return value
+
+    def _ask(self, node: fx.Node, name: str) -> fx.Node:
+        if name not in self._asked:
+            self._asked[name] = self._insert(getattr, (node, name))
+        return self._asked[name]
 
     def _inputs(self, wanted: bool) -> None:
         """Add a placeholder for every argument of forward, and a `get_attr` for every tensor of the model."""
@@ -188,6 +199,8 @@ class Builder:
             copy = self.graph.create_node("get_attr", spec.target, name=node.name)
             copy.meta = dict(node.meta)
             self.copies[node] = copy
+            if self._weight is None and spec.kind == InputKind.PARAMETER and copy.meta["val"].is_floating_point():
+                self._weight = copy
         for node in program.graph.nodes:
             if node.op == "get_attr":
                 self._tensors[node.target] = getattr(program.graph_module, node.target)
@@ -209,9 +222,10 @@ class Builder:
             self._unpack(value, argument, leaves)
         for user in users:
             copy = self.copies[user]
-            if self._batch is None and self._captured.batch and isinstance(user.meta.get("val"), torch.Tensor):
+            if self._first is None and isinstance(user.meta.get("val"), torch.Tensor):
                 self._first, copy.meta = copy, dict(user.meta)
-                self._batch = self._insert(torch.ops.aten.sym_size.int, (copy, 0))
+                if self._captured.batch:
+                    self._batch = self._insert(torch.ops.aten.sym_size.int, (copy, 0))
 
     def _unpack(self, value: Any, node: fx.Node, leaves: Any) -> None:
         if isinstance(value, Mapping):

@@ -172,11 +172,20 @@ class _Rewriter(Builder):
         self.copies[call.node] = copy
 
     def _portable(self, call: _Call) -> None:
-        """Let tensors be made where the input is, not where the model was when it was captured."""
+        """Let tensors be made where the input is, and of the type that the weights have by then."""
+        made = base_name(call.node) in _MADE
         for where in (call.kwargs, call.args):
             for key in list(where) if isinstance(where, dict) else range(len(where)):
-                if isinstance(where[key], torch.device):  # type: ignore[index]
-                    where[key] = self.device()  # type: ignore[index]
+                value = where[key]  # type: ignore[index]
+                if isinstance(value, torch.device) or (made and isinstance(value, torch.dtype)):
+                    where[key] = self.portable(value)  # type: ignore[index]
+
+
+_MADE = (
+    *("zeros", "ones", "full", "empty", "rand", "randn", "arange", "linspace", "eye", "scalar_tensor"),
+    *("new_zeros", "new_ones", "new_full", "new_empty"),
+)
+"""Operators that make a tensor; what casts one (`to`) says of which type it is to be."""
 
 
 class _Call:
