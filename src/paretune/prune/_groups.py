@@ -193,17 +193,18 @@ def channels_per_bundle(state: Couplings, made: Slice, blocks: NDArray[np.int64]
 
 
 def _worth(state: Couplings, group: Group) -> bool:
-    """Tell whether a group can lose a bundle and keep one; else pin it, so that its layers say why."""
-    if group.blocks.shape[1] > 1:
-        return True
-    state.units.pin(
-        group.blocks,
-        state.units.reason(
-            "all its channels are coupled into one unit, and one must stay",
-            "a wider layer, or fewer channels a group",
-        ),
-    )
-    return False
+    """Tell whether a group can lose a bundle and keep enough; else pin it, so that its layers say why."""
+    units = state.units
+    if group.blocks.shape[1] == 1:
+        why = "all its channels are coupled into one unit, and one must stay"
+        units.pin(group.blocks, units.reason(why, "a wider layer, or fewer channels a group"))
+        return False
+    for axis, least in state.minima:
+        if len(axis) <= least and np.isin(units.factors(axis), group.blocks).any():
+            why = f"topk chooses {least} of its {len(axis)} positions, and so many must stay"
+            units.pin(group.blocks, units.reason(why, "a smaller k, or more to choose from"))
+            return False
+    return True
 
 
 def layer_name(tensor: str) -> str:

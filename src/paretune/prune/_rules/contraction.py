@@ -99,11 +99,12 @@ def attention(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
     query, key, value = (state.axes(arguments[name]) for name in ("query", "key", "value"))
     if not len(query) == len(key) == len(value):
         raise NoRule
-    for mine, other, third in zip(query[:-2], key[:-2], value[:-2], strict=True):
-        if len(mine) != len(other) and arguments.get("enable_gqa"):
-            other, third = (np.repeat(axis, len(mine) // len(axis)) for axis in (other, third))
-        state.union(mine, other)
-        state.union(mine, third)
+    for mine, *others in zip(query[:-2], key[:-2], value[:-2], strict=True):
+        for other in others:
+            if len(other) == 1 < len(mine):  # one key-value head serves whatever query heads stay
+                continue
+            repeated = len(mine) != len(other) and arguments.get("enable_gqa")
+            state.union(mine, np.repeat(other, len(mine) // len(other)) if repeated else other)
     state.union(query[-1], key[-1])
     state.union(key[-2], value[-2])
     state.mask(node, arguments["query"], len(query) - 1, query[-1])
