@@ -20,8 +20,10 @@ os.environ["TIMM_FUSED_ATTN"] = "0"
 import torch_pruning as tp
 from torch import nn
 
-from _coverage_checks import count, outputs, trains
+from _coverage_checks import trains
+from _coverage_cut import count
 from _coverage_models import CLASSES, VOCABULARY, build
+from _coverage_oracle import outputs
 
 RATIO = 0.5
 QKV = (("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))

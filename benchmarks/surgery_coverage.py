@@ -31,7 +31,7 @@ from _common import Result, run, say
 from _peers import PARETUNE, TORCH_PRUNING, environment
 from paretune.files import write_json
 
-CHILD = Path(__file__).with_name("_coverage_models.py")
+CHILD = Path(__file__).with_name("_coverage_child.py")
 REQUIREMENTS = (*PARETUNE, TORCH_PRUNING, "torchvision==0.28.0", "timm==1.0.31", "transformers==5.24.0")
 QUICK = (
     "torchvision/resnet18",

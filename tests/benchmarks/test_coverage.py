@@ -37,14 +37,14 @@ def cuts_of(readers: tuple[int, ...], norm: Attribute) -> Cuts:
 
 
 def gaps(norm: nn.Module, attribute: Attribute, readers: tuple[int, ...]) -> dict[str, float]:
-    from _coverage_checks import _gaps
+    from _coverage_oracle import gaps_of
 
     model = small(norm)
     cuts = cuts_of(readers, attribute)
     pruned = SimpleNamespace(model=replay(copy.deepcopy(model), cuts), cuts=cuts)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, generator=generator)
-    return _gaps(model, pruned, lambda batch: x[:batch], torch.float64)
+    return gaps_of(model, pruned, lambda batch: x[:batch], torch.float64)
 
 
 NORMS = [
@@ -68,7 +68,7 @@ def test_a_reader_that_keeps_another_channel_is_found(norm, attribute):
 
 
 def test_a_grouped_convolution_is_masked_block_by_block():
-    from _coverage_checks import _zero
+    from _coverage_oracle import _zero
 
     weight = torch.ones(4, 3, 1, 1)  # two groups of two outputs, three inputs each
     _zero(weight, Cut("weight", 1, (0, 1, 1, 2), blocks=2))
