@@ -7,6 +7,7 @@ so that a manifest is data and runs no code of its own. Parameters are named, no
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import importlib
 import operator
 from collections.abc import Iterable, Mapping
@@ -86,7 +87,9 @@ def _encode(value: Any) -> Any:
     if isinstance(value, list):
         return [_encode(item) for item in value]
     if isinstance(value, Mapping):
-        return {"dict": {str(key): _encode(item) for key, item in value.items()}}
+        if all(isinstance(key, str) for key in value):
+            return {"dict": {key: _encode(item) for key, item in value.items()}}
+        return {"items": [[_encode(key), _encode(item)] for key, item in value.items()]}
     if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
         return {"torch": str(value).removeprefix("torch.")}
     if isinstance(value, torch.device):
@@ -112,6 +115,8 @@ def _decode(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
         return tuple(_decode(item, nodes) for item in content)
     if kind == "dict":
         return {key: _decode(item, nodes) for key, item in content.items()}
+    if kind == "items":
+        return {_decode(key, nodes): _decode(item, nodes) for key, item in content}
     if kind == "float":
         return float(content)
     return torch.device(content) if kind == "device" else getattr(torch, content)
@@ -182,10 +187,16 @@ def _function(name: str) -> Any:
         namespace, base, overload = name.split(".")
         return getattr(getattr(getattr(torch.ops, namespace), base), overload)
     module, _, qualified = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in qualified.split("."):
-        found = getattr(found, part)
-    if not (isinstance(found, type) and issubclass(found, dict | tuple)):
+    try:
+        found: Any = importlib.import_module(module)
+        for part in qualified.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise SurgeryError(
+            f"the model returns a '{qualified}' of {module}, which cannot be imported here ({error}): install or "
+            "import what defines it before the cuts are replayed"
+        ) from error
+    if not (isinstance(found, type) and (issubclass(found, dict | tuple) or dataclasses.is_dataclass(found))):
         raise SurgeryError(
             f"this manifest of cuts names '{name}', which is no kind of output: it was not written by paretune"
         )

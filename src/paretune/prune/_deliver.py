@@ -24,7 +24,7 @@ from paretune.graphs import to_json
 from paretune.prune._capture import evaluating, in_words
 from paretune.prune._fold import own_names
 from paretune.prune._follow import follow
-from paretune.prune._graph import named_arguments
+from paretune.prune._graph import flattened, named_arguments
 from paretune.prune._masked import Masked
 from paretune.prune._rewrite import rewrite
 from paretune.prune._surgery import Keep, make_cuts
@@ -83,6 +83,8 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     notes = [f"the result is the captured graph, rewritten{why}"]
     if analysis.numbers is None:
         notes.append(f"it runs at a batch of {analysis.captured.batch} only: the model's code fixes its batch")
+    if lost := flattened(analysis.captured):
+        notes.append(f"it returns the tensors of {', '.join(lost)} in a tuple: a graph cannot build that")
     manifest = replace(cuts, form="graph", graph=tuple(nodes))
     return replay(copy.deepcopy(model), manifest), manifest, tuple(notes)
 

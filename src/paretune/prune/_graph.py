@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -261,9 +261,14 @@ class Builder:
         if type(value) is dict:
             return {key: self._structure(item) for key, item in value.items()}
         if isinstance(value, Mapping):  # an ordered dict, a Hugging Face ModelOutput: built by keyword
-            return self._insert(type(value), (), {str(k): self._structure(v) for k, v in value.items()})
+            items = {key: self._structure(item) for key, item in value.items()}
+            named = all(isinstance(key, str) for key in items)
+            return self._insert(type(value), (), items) if named else self._insert(type(value), (items,))
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return self._insert(type(value), tuple(self._structure(item) for item in value))
+        if is_dataclass(value):
+            items = {field.name: self._structure(getattr(value, field.name)) for field in fields(value)}
+            return self._insert(type(value), (), items)
         return tuple(item.value for item in tree_leaves(value, is_leaf=lambda x: isinstance(x, _Leaf)))
 
     def finish(self, output: Any = None) -> fx.GraphModule:
@@ -288,6 +293,23 @@ def _is_impure(node: fx.Node) -> bool:
 @dataclass(frozen=True, eq=False)
 class _Leaf:
     value: Any
+
+
+def flattened(captured: Capture) -> list[str]:
+    """Return the types in what a model returns that a graph cannot build: it gives a tuple of their tensors."""
+    spec = captured.program.call_spec.out_spec
+    pending, found = [tree_unflatten([_Leaf(None)] * spec.num_leaves, spec)], []
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping):
+            pending += value.values()
+        elif isinstance(value, list | tuple):
+            pending += value
+        elif is_dataclass(value) and not isinstance(value, _Leaf):
+            pending += [getattr(value, field.name) for field in fields(value)]
+        elif value is not None and not isinstance(value, _Leaf):
+            found.append(type(value).__name__)
+    return found
 
 
 def named_arguments(model: nn.Module, example: Any) -> list[tuple[str, Any]]:

@@ -1,0 +1,258 @@
+"""A graph as JSON: built again it computes the same, without its class or the exporter; it is data, not code."""
+
+import collections
+import json
+import math
+import subprocess
+import sys
+import typing
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import fx, nn
+
+from paretune import prune
+from paretune.checkpoint import State
+from paretune.cuts import Cuts, replay
+from paretune.errors import SurgeryError
+from paretune.graphs import _decode, _encode, from_json, module_over, to_json
+
+
+def through_json(value):
+    return json.loads(json.dumps(value))
+
+
+ATOMS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(), st.floats(),
+    st.sampled_from([torch.float16, torch.int64, torch.strided, torch.channels_last, torch.device("cpu")]),
+)  # fmt: skip
+KEYS = st.one_of(st.text(), st.integers(), st.booleans(), st.none())
+VALUES = st.recursive(
+    ATOMS,
+    lambda inner: st.one_of(
+        st.lists(inner),
+        st.lists(inner).map(tuple),
+        st.dictionaries(st.text(), inner),
+        st.dictionaries(KEYS, inner),
+    ),
+    max_leaves=12,
+)
+
+
+def alike(a, b):
+    if isinstance(a, float) and math.isnan(a):
+        return isinstance(b, float) and math.isnan(b)
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(alike(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(alike, a, b))
+    return a == b
+
+
+@given(VALUES)
+def test_arguments_of_nodes_survive_json_with_their_types(value):
+    assert alike(value, _decode(through_json(_encode(value)), {}))
+
+
+def test_an_argument_that_is_no_data_is_refused():
+    with pytest.raises(SurgeryError, match="an argument of type object in the graph cannot be stored"):
+        _encode([object()])
+
+
+class Net(nn.Module):
+    """Batch norm, dropout, a buffer, a constant and inputs by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.norm, self.drop, self.b = nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)
+        self.register_buffer("shift", torch.linspace(-1, 1, 8), persistent=False)
+
+    def forward(self, x, *, scale=1.0):
+        y = F.relu(self.norm(self.a(x)) + self.shift) * torch.arange(1, 9)
+        return {"out": self.b(self.drop(y)) * scale, "clipped": x.clamp(max=float("inf"))[:, :1]}
+
+
+EXAMPLE = {"x": torch.randn(4, 5, generator=torch.Generator().manual_seed(0))}
+
+
+def as_graph(model, example, **how):
+    pruned = prune.channels(model, example, form="graph", **(how or {"ratio": 0.4}))
+    assert pruned.cuts.form == "graph"
+    return pruned
+
+
+def test_a_graph_over_the_models_own_tensors():
+    model = Net().eval()
+    pruned = as_graph(model, EXAMPLE)
+    cuts = Cuts.from_json(through_json(pruned.cuts.to_json()))
+    assert cuts.graph == pruned.cuts.graph
+    fresh = Net()
+    again = replay(fresh, cuts)
+    assert again.a.weight is fresh.a.weight and again.norm is fresh.norm and again.a.weight.shape == (5, 5)
+    assert set(again.state_dict()) == set(model.state_dict()) and set(again.state_dict()) == set(
+        pruned.model.state_dict()
+    )
+    for key, value in pruned.model.eval()(**EXAMPLE).items():
+        assert torch.equal(again.eval()(**EXAMPLE)[key], value)
+    assert to_json(again, [*model.state_dict(), "shift", "norm"]) == [*cuts.graph]  # once more gives the same
+
+
+def test_it_trains_as_the_model_does():
+    pruned = as_graph(Net(), EXAMPLE).model.train()
+    before = pruned.norm.running_mean.clone()
+    torch.manual_seed(1)
+    first = pruned(**EXAMPLE)["out"]
+    assert not torch.equal(first, pruned(**EXAMPLE)["out"])  # dropout draws
+    assert not torch.equal(pruned.norm.running_mean, before)  # batch norm learns its statistics
+    first.sum().backward()
+    assert all(parameter.grad is not None for parameter in pruned.parameters())
+    pruned.eval()
+    assert torch.equal(pruned(**EXAMPLE)["out"], pruned(**EXAMPLE)["out"])
+
+
+class Pair(typing.NamedTuple):
+    first: torch.Tensor
+    rest: typing.Any
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    hidden: torch.Tensor | None = None
+
+
+torch.export.register_dataclass(Output)
+OUTPUTS = {
+    "tuple": lambda y: (y, y + 1),
+    "list": lambda y: [y, [y + 1]],
+    "dict": lambda y: {"a": y, "b": {"c": y + 1}},
+    "keys that are numbers": lambda y: {0: y, 3: y + 1},
+    "ordered dict": lambda y: collections.OrderedDict([("z", y), ("a", y + 1)]),
+    "ordered by numbers": lambda y: collections.OrderedDict([(2, y), (1, y + 1)]),
+    "named tuple": lambda y: Pair(y, {"k": y + 1}),
+    "dataclass": lambda y: {"out": Output(y, y + 1)},
+    "none and numbers": lambda y: (y, None, 3, 1.5, "name", True),
+}
+
+
+class Returning(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.wrap = nn.Linear(5, 8), nn.Linear(8, 3), wrap
+
+    def forward(self, x):
+        return self.wrap(self.b(self.a(x)))
+
+
+def same_structure(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape
+    if isinstance(a, Output):
+        return type(b) is Output and same_structure(vars(a), vars(b))
+    if isinstance(a, dict):
+        return type(a) is type(b) and list(a) == list(b) and all(same_structure(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same_structure, a, b))
+    return a == b and type(a) is type(b)
+
+
+@pytest.mark.parametrize("wrap", OUTPUTS)
+def test_what_the_caller_gets_has_the_structure_that_it_had(wrap):
+    model, x = Returning(OUTPUTS[wrap]), torch.randn(2, 5)
+    pruned = as_graph(model, x)
+    again = replay(Returning(OUTPUTS[wrap]), Cuts.from_json(through_json(pruned.cuts.to_json())))
+    for batch in (1, 3):
+        x = torch.randn(batch, 5)
+        assert same_structure(model(x), again(x)) and len(pruned.notes) == 1
+
+
+class Opaque:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+torch.utils._pytree.register_pytree_node(
+    Opaque, lambda o: ([o.tensor], None), lambda v, _: Opaque(*v), serialized_type_name="tests.Opaque"
+)
+
+
+def test_what_a_graph_cannot_build_is_said():
+    pruned = as_graph(Returning(lambda y: [Opaque(y)]), torch.randn(2, 5))
+    assert pruned.notes[-1] == "it returns the tensors of Opaque in a tuple: a graph cannot build that"
+
+
+FRESH = """
+import sys, torch
+from pathlib import Path
+from paretune.checkpoint import State
+from paretune.graphs import from_json
+state = State.load(Path(sys.argv[1]))
+tensors = state.tensors
+model = torch.nn.Module()  # of the class nothing is left but the names of its tensors
+for name in ("a", "b"):
+    model.add_module(name, torch.nn.Module())
+    for leaf in ("weight", "bias"):
+        model.get_submodule(name).register_parameter(leaf, torch.nn.Parameter(tensors[f"{name}.{leaf}"]))
+model.norm = torch.nn.BatchNorm1d(len(tensors["norm.weight"]))
+model.norm.load_state_dict({name[5:]: tensor for name, tensor in tensors.items() if name.startswith("norm.")})
+model.shift = tensors["shift"]
+graph = from_json(model, list(state.cuts[0].graph)).eval()
+assert torch.equal(graph(x=tensors["x"])["out"], tensors["expected"])
+assert not [name for name in sys.modules if name.startswith(("test", "paretune.prune", "torch.export._trace"))]
+print("same")
+"""
+
+
+def test_a_fresh_process_needs_neither_the_class_nor_the_exporter(tmp_path):
+    pruned = as_graph(Net().eval(), EXAMPLE)
+    tensors = dict(pruned.model.state_dict())
+    tensors |= {
+        "shift": pruned.model.shift,
+        "expected": pruned.model(**EXAMPLE)["out"].detach(),
+        "x": EXAMPLE["x"],
+    }
+    State(tensors, (pruned.cuts,)).save(tmp_path / "graph.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(tmp_path / "graph.safetensors")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout == "same\n", done.stderr
+
+
+@pytest.mark.parametrize("target", ["os:system", "subprocess:Popen", "builtins:eval", "paretune.cuts:replay"])
+def test_a_manifest_names_operators_and_kinds_of_output_and_no_other_code(target):
+    nodes = [
+        {"name": "x", "op": "call_function", "target": target},
+        {"name": "output", "op": "output", "args": [None]},
+    ]
+    with pytest.raises(SurgeryError, match=f"names '{target}', which is no kind of output"):
+        from_json(nn.Module(), nodes)
+
+
+@pytest.mark.parametrize("target", ["no_such_module:Output", "collections:NoSuchClass"])
+def test_a_kind_of_output_that_cannot_be_imported_is_named(target):
+    with pytest.raises(SurgeryError, match=r"cannot be imported here .*: install or import what defines it"):
+        from_json(nn.Module(), [{"name": "x", "op": "call_function", "target": target}])
+
+
+def test_tensors_stand_under_their_own_names_and_stay_the_same_objects():
+    weight, buffer, norm = nn.Parameter(torch.ones(2)), torch.zeros(2), nn.LayerNorm(2)
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    x = graph.call_function(torch.add, (x, graph.get_attr("a.weight")))
+    x = graph.call_function(torch.add, (x, graph.get_attr("a.inner.buffer")))
+    graph.output(graph.call_module("a.norm", (x,)))
+    module = module_over({"a.weight": weight, "a.inner.buffer": buffer, "a.norm": norm}, graph)
+    assert module.a.weight is weight and module.a.inner.buffer is buffer and module.a.norm is norm
+    assert set(module.state_dict()) == {"a.weight", "a.norm.weight", "a.norm.bias"}  # the buffer is not persistent
+    assert torch.equal(module(torch.tensor([1.0, 3.0])), norm(torch.tensor([2.0, 4.0])))
