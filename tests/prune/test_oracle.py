@@ -325,12 +325,12 @@ class Windows(Block):
 
     def forward(self, x):
         n, c, h, w = x.shape
-        x = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, c)
+        short, x = x, x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, c)
         q, k, v = self.qkv(x).reshape(len(x), 4, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         bias = self.table[self.index.view(-1)].view(4, 4, -1).permute(2, 0, 1)
         x = ((q @ k.transpose(-2, -1) * 0.5 + bias).softmax(-1) @ v).transpose(1, 2).flatten(2)
         x = self.proj(x).view(n, h // 2, w // 2, 2, 2, c)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
+        return short + x.permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
 
 
 IMAGES = (Conv, Residual, Dense, Gate, Parts, Shuffle, Depthwise, Transposed, Pixels, Squeeze, Tied, Windows)
@@ -473,7 +473,7 @@ class Rich(nn.Module):
             kinds = IMAGES if image else SEQUENCES
             block = kinds[a % len(kinds)](width, extent, a // len(kinds), b)
             width, extent = block.width, block.extent
-            self.steps.append(len(self.blocks))
+            self.steps.append(str(len(self.blocks)))
             self.blocks.append(block)
         self.image = image
         if end == "flat":
@@ -492,7 +492,7 @@ class Rich(nn.Module):
             elif step == "reshape":
                 x = x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, x.shape[1])
             else:
-                x = self.blocks[step](x)
+                x = self.blocks[int(step)](x)
         if self.end == "flat":
             return self.head(x.reshape(x.shape[0], -1))
         if self.end == "first" and not self.image:
@@ -511,18 +511,19 @@ INPUTS = {"image": IMAGE, "patches": IMAGE, "words": torch.tensor([[0, 8, 3, 5, 
 NUMBERS = st.tuples(st.integers(0, 5 * 36 - 1), st.integers(0, 7))
 
 
-@settings(max_examples=EXAMPLES or 20, deadline=None, suppress_health_check=CHECKS)
+@settings(max_examples=EXAMPLES or 16, deadline=None, suppress_health_check=CHECKS)
 @given(
     st.sampled_from(["image", "patches", "words"]),
     st.lists(NUMBERS, min_size=3, max_size=6),
     st.sampled_from(["mean", "flat", "first", "tied"]),
     st.floats(0.2, 0.9),
-    st.sampled_from(["auto", "module", "graph"]),
+    st.sampled_from(["graph", "auto", "module"]),
 )
 def test_blocks_of_every_kind_after_the_cut_are_the_masked_ones(oracle, start, blocks, end, ratio, form):
     network = Rich(start, blocks, end)
     over = {n: OVER[type(m)] for n, m in network.named_modules() if type(m) in OVER}
     try:
-        oracle(network, INPUTS[start], reads=READS, over=over, form=form, matters=False, ratio=ratio)
+        how = {"form": form, "matters": False, "rounded": True, "ratio": ratio}
+        oracle(network, INPUTS[start], reads=READS, over=over, **how)
     except InfeasibleError as error:
         assert "no layer of this model has channels that can be removed" in str(error)

@@ -42,7 +42,7 @@ _SHAPES = 16
 _SETTLED = tuple(
     f"torch.nn.modules.{name}" for name in ("conv", "linear", "batchnorm", "normalization", "sparse", "rnn")
 )
-"""Modules whose numbers follow from the shapes of their own tensors (`_surgery`)."""
+"""Modules whose numbers follow from the shapes of their own tensors (`_surgery`), where they have any."""
 
 _OF_ALL = frozenset(vars(nn.Module()))
 """What every module has."""
@@ -242,7 +242,8 @@ def _flat(value: Any) -> list[Any]:
 def _numbers(model: nn.Module, lengths: dict[str, Lengths]) -> list[_Number]:
     found = []
     for path, module in model.named_modules():
-        if path not in lengths or type(module).__module__ in _SETTLED:
+        own = any(tensor is not None for tensor in (*module._parameters.values(), *module._buffers.values()))
+        if path not in lengths or (own and type(module).__module__ in _SETTLED):
             continue
         for name, value in vars(module).items():
             if name not in _OF_ALL and (options := _options(value, lengths[path])):

@@ -22,12 +22,21 @@ def batch_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Ax
     return axes
 
 
+def instance_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Do as batch norm does; its statistics are those of the whole space of a sample."""
+    axes = batch_norm(state, node, arguments)
+    for axis in axes[2:]:
+        state.pin(node, axis, "takes statistics over this axis as space")
+    return axes
+
+
 def group_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Couple the channels with the parameters; every group of channels must stay as large as the others."""
     axes = state.axes(arguments["input"])
     if arguments["num_groups"] > 1:
         balance(state, node, axes[1], int(arguments["num_groups"]))
-    state.mask(node, arguments["input"], 1, axes[1], statistic=True)
+    for index, axis in enumerate(axes[1:], 1):
+        state.mask(node, arguments["input"], index, axis, statistic=True)
     _couple(state, axes[1], arguments, ("weight", "bias"))
     return axes
 
@@ -53,7 +62,7 @@ def _couple(state: Couplings, channels: Axis, arguments: dict[str, Any], names: 
 
 RULES: dict[str, Rule] = {
     "batch_norm": batch_norm,
-    "instance_norm": batch_norm,
+    "instance_norm": instance_norm,
     "group_norm": group_norm,
     "layer_norm": layer_norm,
     "rms_norm": layer_norm,

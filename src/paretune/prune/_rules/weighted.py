@@ -28,11 +28,10 @@ def linear(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
 def convolution(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Read the channels, make new ones: weight is (out, in / groups, *kernel), of any rank."""
     axes, weight = state.axes(arguments["input"]), state.axes(arguments["weight"])
-    before, channels = _over_space(state, node, axes, weight)
+    before, channels, space = _over_space(state, node, axes, weight, arguments)
     _bias(state, weight[0], arguments)
     reads = _read_in_groups(state, node, arguments, channels, weight)
     state.make(node, arguments["weight"], 0)
-    space = [state.fixed(node, size) for size in shape_of(node)[len(before) + 1 :]]
     state.cost(node, *before, weight[0], reads, *weight[2:], *space)
     return [*before, weight[0], *space]
 
@@ -67,7 +66,7 @@ def transposed(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Ax
     """Read the channels, make new ones: weight is (in, out / groups, *kernel)."""
     axes, weight = state.axes(arguments["input"]), state.axes(arguments["weight"])
     groups = int(arguments["groups"])
-    before, channels = _over_space(state, node, axes, weight)
+    before, channels, space = _over_space(state, node, axes, weight, arguments)
     state.union(channels, weight[0])
     made = weight[1]
     if groups == 1:
@@ -85,20 +84,30 @@ def transposed(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Ax
     if arguments.get("bias") is not None:
         state.union(made, state.axes(arguments["bias"])[0])
     state.cost(node, *axes, *weight[1:])
-    return [*before, made, *(state.fixed(node, size) for size in shape_of(node)[len(before) + 1 :])]
+    return [*before, made, *space]
 
 
-def _over_space(state: Couplings, node: fx.Node, axes: Axes, weight: Axes) -> tuple[Axes, Axis]:
-    """Pin space and kernel; return the axes before the channels, and the channels."""
+def _over_space(
+    state: Couplings, node: fx.Node, axes: Axes, weight: Axes, arguments: dict[str, Any]
+) -> tuple[Axes, Axis, Axes]:
+    """Pin kernel and space; return the axes before the channels, the channels, and the space that comes out.
+
+    Along an axis where the kernel has size 1 every position is by itself: it is no space to the convolution.
+    """
     rank = len(weight) - 2
     split = len(axes) - rank - 1
     if split < 0 or rank < 1:
         raise NoRule
-    for axis in axes[split + 1 :]:
-        state.pin(node, axis, "convolves over this axis as space")
-    for axis in weight[2:]:
-        state.pin(node, axis, "has this kernel size", "nothing: a kernel's extent is part of the function")
-    return axes[:split], axes[split]
+    strides, space = list(arguments["stride"]), []
+    sizes = shape_of(node)[split + 1 :]
+    for index, (axis, kernel, size) in enumerate(zip(axes[split + 1 :], weight[2:], sizes, strict=True)):
+        if len(kernel) == 1 and strides[index % len(strides)] == 1 and size == len(axis):
+            space.append(axis)
+        else:
+            state.pin(node, axis, "convolves over this axis as space")
+            space.append(state.fixed(node, size))
+        state.pin(node, kernel, "has this kernel size", "nothing: a kernel's extent is part of the function")
+    return axes[:split], axes[split], space
 
 
 def _bias(state: Couplings, made: Axis, arguments: dict[str, Any]) -> None:
