@@ -165,7 +165,6 @@ RULES: dict[str, Rule] = {
             "hardshrink",
             "softshrink",
             "threshold",
-            "logsigmoid",
             "log_sigmoid",
             "normal",
             "uniform",
