@@ -102,13 +102,19 @@ def _made(state: Couplings) -> Axis:
 
 
 def _labels(state: Couplings) -> Axis:
-    """Return a label per unit: equal where units lie on one axis that a layer makes, or must stay in balance."""
+    """Return a label per unit: equal where units lie on one axis that a layer makes, or must stay in balance.
+
+    What a layer makes for queries and keys is apart from what it makes for values, wherever both lie on its axis.
+    """
     groups = Units()
     groups.new(state.units.count)
+    roles = _roles(state)
+    use = roles["query_key"] + 2 * roles["value"]
     for made in state.makes:
         for column in state.units.factors(made.units).T:
             real = column[column >= 0]
-            groups.union(real[:-1], real[1:])
+            for mine in (real[use[real] == each] for each in np.unique(use[real])):
+                groups.union(mine[:-1], mine[1:])
     for blocks in state.balances:
         flat = state.units.find(blocks).ravel()
         groups.union(flat[:-1], flat[1:])
