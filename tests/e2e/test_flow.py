@@ -8,6 +8,7 @@ import torch
 
 import paretune
 from paretune.artifact import Certificate
+from paretune.checkpoint import State
 from paretune.distill import Distill
 from paretune.errors import InputError
 from paretune.flow import load
@@ -150,12 +151,19 @@ def test_optimize_ends_with_int8_where_no_channel_can_go(digits, tmp_path: Path)
     assert any("no channels can be removed" in text for text in said)
 
 
-def test_optimize_trains_a_regression_with_its_own_loss(tmp_path: Path):
+class Written(torch.nn.Module):
+    """A number in the code: a model that is pruned before it is delivered as its graph."""
+
+    def forward(self, x):
+        return x.view(-1, 64)
+
+
+def test_optimize_trains_a_regression_with_its_own_loss_and_its_code_need_not_follow(tmp_path: Path):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(600, 8, generator=generator)
     y = torch.tanh(x[:, 0]) + 0.5 * x[:, 1]
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+    net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), Written(), torch.nn.Linear(64, 1))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     for _ in range(150):
         optimizer.zero_grad()
@@ -168,6 +176,8 @@ def test_optimize_trains_a_regression_with_its_own_loss(tmp_path: Path):
     steps = [next(iter(step)) for step in result.candidates[-1].row["recipe"]["steps"]]
     assert steps == ["prune.channels", "train", "quantize.static"]
     assert result.best.row["decision"]["unit"] == "percent"
+    trained = [State.load(path) for path in (tmp_path / "a" / "checkpoints").glob("*-train-*.safetensors")]
+    assert {cuts.form for state in trained for cuts in state.cuts} == {"graph"}
 
 
 def test_steps_done_again_keep_names_of_their_own(trained_task: Task, tmp_path: Path):
