@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Real
+from typing import Any
 
 
 class ParetuneError(Exception):
@@ -65,3 +67,27 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """
     matches = get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a real number; True and False are none.
+
+    >>> is_number(0.5), is_number("0.5"), is_number(True)
+    (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise an InputError where a value is neither None nor a whole number of at least `least`."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise InputError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
+def names_of(argument: str, value: Any) -> list[str]:
+    """Return the names that an argument lists; a single one need not stand in a list."""
+    names = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"{argument}={value!r} must be a name, or a list of names")
+    return names

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from paretune.errors import InfeasibleError, InputError, nearest
+from paretune.errors import InfeasibleError, InputError, names_of, nearest
 from paretune.prune._capture import Capture, capture
 from paretune.prune._couplings import Couplings, couple
 from paretune.prune._fold import computed_weights, fold_computed, without_parametrizations
@@ -258,10 +258,12 @@ def with_groups(analysis: Analysis, groups: list[Group]) -> Analysis:
 
 def only(analysis: Analysis, structures: Iterable[str]) -> Analysis:
     """Return the analysis with the groups of some structures alone (`STRUCTURES`); all of them for none named."""
-    wanted = [structures] if isinstance(structures, str) else list(structures)
+    wanted = names_of("structures", structures)
     for name in wanted:
         if name not in STRUCTURES:
-            raise InputError(f"structures: '{name}' is none of {', '.join(STRUCTURES)}{nearest(name, STRUCTURES)}")
+            raise InputError(
+                f"structures: '{name}' is none of {', '.join(STRUCTURES)}.{nearest(name, STRUCTURES)}"
+            )
     if not wanted:
         return analysis
     groups = tuple(group for group in analysis.groups if group.structure in wanted)

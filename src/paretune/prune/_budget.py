@@ -17,7 +17,7 @@ import numpy as np
 from torch import nn
 
 from paretune.data import map_tensors
-from paretune.errors import InputError
+from paretune.errors import InputError, is_number
 from paretune.prune._surgery import Keep, kept
 from paretune.prune._units import Axis
 from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, amount
@@ -63,12 +63,14 @@ class Budget:
 def target_amount(name: str, value: float | str, full: float) -> float:
     """Return the amount to keep: a fraction of `full` (0.5 or "0.5x"), or the amount itself ("20M", above 1)."""
     units, what, example = BUDGETS[name]
-    number, relative = (
-        amount(value, units, name) if isinstance(value, str) else (float(value), 0 < float(value) <= 1)
-    )
-    if number <= 0 or (relative and number > 1):
+    if isinstance(value, str):
+        number, relative = amount(value, units, name)
+    else:
+        number = float(value) if is_number(value) else math.nan
+        relative = 0 < number <= 1
+    if not number > 0 or (relative and number > 1):
         raise InputError(
-            f"prune.channels: {name}={value} must be above 0 and at most 1, or an amount like '{example}'; "
+            f"prune.channels: {name}={value!r} must be above 0 and at most 1, or an amount like '{example}'; "
             f"{name}=0.5 keeps half of the {'time' if name == 'latency' else what}"
         )
     return number * full if relative else number

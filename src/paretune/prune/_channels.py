@@ -149,7 +149,7 @@ def repaired(
 def check_form(form: str) -> str:
     """Return the form, or raise an InputError with the nearest right name."""
     if form not in FORMS:
-        raise InputError(f"form='{form}' must be one of {', '.join(FORMS)}{nearest(str(form), FORMS)}")
+        raise InputError(f"form='{form}' must be one of {', '.join(FORMS)}.{nearest(str(form), FORMS)}")
     return form
 
 
@@ -246,7 +246,7 @@ class Channels(Step):
         for name in self.structures:
             if name not in STRUCTURES:
                 raise RecipeError(
-                    f"prune.channels: structures: '{name}' is none of {', '.join(STRUCTURES)}"
+                    f"prune.channels: structures: '{name}' is none of {', '.join(STRUCTURES)}."
                     f"{nearest(name, STRUCTURES)}"
                 )
         for name in BUDGETS:

@@ -165,9 +165,10 @@ def _value(score: Score, part: Part, evidence: Mapping[str, Tensor]) -> NDArray[
             scores = score(**rows).reshape(units, each).mean(dim=1)
         else:
             scores = score(**evidence)
-    if tuple(scores.shape) != (units,):
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != (units,):
+        given = str(tuple(scores.shape)) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
         raise InputError(
-            f"score '{name_of(score)}' gave {tuple(scores.shape)} for {units} units of {part.slice.tensor}; "
+            f"score '{name_of(score)}' gave {given} for {units} units of {part.slice.tensor}; "
             f"it must give one number for each: ({units},). paretune.testing.check_score says which rule it breaks"
         )
     if not bool(torch.isfinite(scores).all()):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.errors import InfeasibleError, InputError, nearest
+from paretune.errors import InfeasibleError, InputError, check_whole, is_number, names_of, nearest
 from paretune.methods import find
 from paretune.prune._analysis import Analysis, require_groups
 from paretune.prune._budget import BUDGETS, Budget, budget, target_amount
@@ -97,6 +97,8 @@ def select(
     targets = {"ratio": ratio, "threshold": threshold, "widths": widths}
     budgets = {"macs": macs, "params": params, "size": size, "latency": latency}
     _check(scope=scope, multiple=multiple, combine=combine, **targets, **budgets)
+    check_whole("prune.channels: samples", samples)
+    check_whole("prune.channels: seed", seed, least=0)
     function = resolve_score(score)
     require_groups(analysis)
     free = unprotected(analysis, protect)
@@ -165,7 +167,7 @@ def _kinds(analysis: Analysis, ranked: list[Ranked]) -> list[int]:
 
 def unprotected(analysis: Analysis, protect: Iterable[str]) -> tuple[Group, ...]:
     """Return the groups none of whose layers is protected; a name that matches nothing is an InputError."""
-    patterns = [protect] if isinstance(protect, str) else list(protect)
+    patterns = names_of("protect", protect)
     layers = [layer.name for layer in analysis.layers]
     for pattern in patterns:
         if not any(_matches(layer, pattern) for layer in layers):
@@ -190,16 +192,25 @@ def _check(*, scope: str, multiple: Any, combine: str, **targets: Any) -> None:
         raise InputError(
             f"prune.channels: give exactly one of {', '.join(targets)}; got {' and '.join(given) or 'none'}"
         )
-    ratio = targets["ratio"]
-    if ratio is not None and not 0 <= ratio < 1:
+    ratio, threshold, widths = targets["ratio"], targets["threshold"], targets["widths"]
+    if ratio is not None and not (is_number(ratio) and 0 <= ratio < 1):
         raise InputError(
-            f"prune.channels: ratio={ratio} must be at least 0 and below 1; it is the fraction that is removed: "
+            f"prune.channels: ratio={ratio!r} must be at least 0 and below 1; it is the fraction that is removed: "
             "ratio=0.5 removes half of the channels"
+        )
+    if threshold is not None and not (is_number(threshold) and threshold == threshold):
+        raise InputError(
+            f"prune.channels: threshold={threshold!r} must be a number: channels whose score is above it stay"
+        )
+    if widths is not None and not (isinstance(widths, Mapping) and all(isinstance(name, str) for name in widths)):
+        raise InputError(
+            f"prune.channels: widths={widths!r} must say how many channels layers keep, by name or glob: "
+            '{"layer1.*.conv1": 16}'
         )
     for name, value, allowed in (("scope", scope, SCOPES), ("combine", combine, COMBINE)):
         if value not in allowed:
             raise InputError(
-                f"prune.channels: {name}='{value}' must be one of {', '.join(allowed)}"
+                f"prune.channels: {name}='{value}' must be one of {', '.join(allowed)}."
                 f"{nearest(str(value), allowed)}"
             )
     if not isinstance(multiple, int) or multiple < 1:
@@ -216,14 +227,19 @@ def resolve_score(score: ScoreSpec | Score) -> Score:
         function = find("scores", score)
     elif isinstance(score, Mapping):
         function = _with_options(score)
-    else:
+    elif callable(score):
         function = score
+    else:
+        raise InputError(
+            f"prune.channels: score={score!r} must be a name that `paretune methods scores` lists, one with its "
+            "options, for example {taylor: {of: output}}, or a function of weight or other evidence"
+        )
     role(function)
     return function
 
 
 def _with_options(spec: Mapping[str, Mapping[str, Any] | None]) -> Score:
-    if len(spec) != 1:
+    if len(spec) != 1 or not isinstance(next(iter(spec.values())), Mapping | None):
         raise InputError(
             f"prune.channels: score={dict(spec)} must be one name with its options, for example "
             "{taylor: {of: output}}"
@@ -416,7 +432,7 @@ def _count_for(ranked: Ranked, layer: str, made: Slice, width: int, analysis: An
     """Return how many bundles must go so that a layer keeps `width` channels."""
     now, step = len(made.units), channels_per_bundle(analysis.couplings, made, ranked.group.blocks)
     least = now - len(ranked.bundles) * step
-    if not isinstance(width, int) or not least <= width <= now or (now - width) % step:
+    if not isinstance(width, int) or isinstance(width, bool) or not least <= width <= now or (now - width) % step:
         steps = f" in steps of {step}" if step > 1 else ""
         raise InputError(f"widths: {layer}: {width} must be a whole number from {least} to {now}{steps}")
     return (now - width) // step
