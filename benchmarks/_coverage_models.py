@@ -23,6 +23,8 @@ from torch import nn
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 Inputs = Callable[[int], Any]
 """batch -> what the model is called with, the same numbers each time."""
+MIXED = {"transformers/fnet": {64}}
+"""Widths that a Fourier transform runs along: with fewer numbers it is another transform."""
 CLASSES, VOCABULARY, POSITIONS, TOKENS, IMAGE = 5, 211, 53, 11, 64
 
 
@@ -55,7 +57,7 @@ def given_sizes(name: str) -> set[int]:
     """Return the sizes that no pruning may halve: classes, vocabulary, positions, image channels."""
     family = name.partition("/")[0]
     if family == "transformers":
-        return {CLASSES, VOCABULARY, POSITIONS, TOKENS, 1, 2, 3, 80}
+        return {CLASSES, VOCABULARY, POSITIONS, TOKENS, 1, 2, 3, 80} | MIXED.get(name, set())
     classes = {"torchvision": 1000, "segmentation": 21, "video": 400, "timm": 1000}[family]
     return {classes, 1, 2, 3}
 
