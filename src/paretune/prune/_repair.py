@@ -50,9 +50,8 @@ if TYPE_CHECKING:
     from paretune.prune._channels import Pruned
     from paretune.prune._selection import Selection
 
-ROWS = 2**14
-"""Rows of calibration data that a layer is fitted on, or `EACH` for every input where that is more."""
-EACH = 16
+ROWS = 2**16
+"""Rows of calibration data that a layer is fitted on at most: 16 or more for each of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -98,21 +97,21 @@ def repair(
     every: repair also the layers behind a cut that lost no input themselves, for the error that reaches them.
     """
     keep = analysis.keep(selection.removed)
-    layers, left = layers_to_repair(analysis, keep, every=every)
+    layers, left = _layers(analysis, keep, every=every)
     state = _random_state()
     try:
-        twins = Twins.begin(analysis, keep, [inputs for inputs, _ in _reader(analysis, data, samples, seed)()])
+        twins = Twins(analysis, keep, [inputs for inputs, _ in _reader(analysis, data, samples, seed)()])
     finally:
         _restore_random_state(state)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        rows = [fitted(twins, layer, ridge, draw) for layer in layers]
+        rows = [_repaired(twins, layer, ridge, draw) for layer in layers]
     _hand_over(twins, layers, pruned)
     return Repaired(tuple(rows), tuple(left), twins.samples)
 
 
 @dataclass(frozen=True)
-class Repairable:
+class _Layer:
     """A layer to be repaired."""
 
     weight: fx.Node
@@ -138,9 +137,7 @@ class _Home:
     sign: int
 
 
-def layers_to_repair(
-    analysis: Analysis, keep: Keep, *, every: bool
-) -> tuple[list[Repairable], list[tuple[str, str]]]:
+def _layers(analysis: Analysis, keep: Keep, *, every: bool) -> tuple[list[_Layer], list[tuple[str, str]]]:
     """Return the layers to repair in the order of the graph, and those that cannot be, with the reason."""
     state, graph = analysis.couplings, analysis.captured.program.graph
     order = {node: index for index, node in enumerate(graph.nodes)}
@@ -162,7 +159,7 @@ def layers_to_repair(
         later.discard(node)
         home, join = _home(state, graph, matrix), _join(state, node, later)
         rows = _rows_that_stay(state, keep, matrix)
-        layers.append(Repairable(weight, read.tensor, matrix, stays.any(2), stays.any(1), rows, home, join))
+        layers.append(_Layer(weight, read.tensor, matrix, stays.any(2), stays.any(1), rows, home, join))
     return layers, list(left.items())
 
 
@@ -288,15 +285,10 @@ def _leads(sources: set[fx.Node], node: fx.Node) -> bool:
     return False
 
 
-def fitted(
-    twins: Twins, layer: Repairable, ridge: float | None, draw: torch.Generator, *, thrift: int = 1
-) -> Repair:
-    """Fit one layer on all batches, and give it its new weights in `twins.tensors`.
-
-    thrift: takes so many times fewer rows than usual.
-    """
+def _repaired(twins: Twins, layer: _Layer, ridge: float | None, draw: torch.Generator) -> Repair:
+    """Fit one layer on all batches, and give it its new weights."""
     fit, wanted = Ridge(intercept=layer.home is not None), Spread()
-    for x, y, lack in _rows(twins, layer, draw, thrift):
+    for x, y, lack in _rows(twins, layer, draw):
         fit.add(x, lack)
         wanted.add(y + lack)
     change, shift, used = fit.solve(ridge)
@@ -310,13 +302,10 @@ def fitted(
     return Repair(layer_name(layer.tensor), float(before.sum()) / total, left / total, used)
 
 
-def _rows(
-    twins: Twins, layer: Repairable, draw: torch.Generator, thrift: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _rows(twins: Twins, layer: _Layer, draw: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield for every batch, of some rows that are drawn: what is read, what is given, what it lacks."""
     inputs = int(layer.ins.sum(1).max())
-    rows = WIDEST if inputs > WIDEST else max(ROWS, EACH * inputs)
-    share = -(-rows // (thrift * len(twins.pairs)))
+    share = -(-(WIDEST if inputs > WIDEST else ROWS) // twins.batches)
     for stop in twins.stop_at(layer.matrix.node):
         given, read = stop.read(layer.matrix.source)
         gives, lacks = stop.missing(layer.join)
@@ -325,7 +314,7 @@ def _rows(
         yield _picked(layer.matrix.inputs(given, read, which), layer.ins), y, lack
 
 
-def _drawn(layer: Repairable, output: Tensor, share: int, draw: torch.Generator) -> Tensor:
+def _drawn(layer: _Layer, output: Tensor, share: int, draw: torch.Generator) -> Tensor:
     """Return the numbers of the rows to use, in order."""
     stays = torch.ones(output.shape, dtype=torch.bool)
     for axis, places in layer.rows:
@@ -362,7 +351,7 @@ class Spread:
 class _Weights:
     """The numbers of a layer that a repair may change, in the tensors of the cut model."""
 
-    def __init__(self, twins: Twins, layer: Repairable) -> None:
+    def __init__(self, twins: Twins, layer: _Layer) -> None:
         self.layer = layer
         self.tensor = twins.own(layer.weight)
         places = layer.matrix.weight(torch.arange(self.tensor.numel()).reshape(self.tensor.shape))
@@ -394,7 +383,7 @@ def _sum(old: Tensor, change: Tensor) -> Tensor:
     return (old.to(change) + change).to(old)
 
 
-def _hand_over(twins: Twins, layers: list[Repairable], pruned: Pruned) -> None:
+def _hand_over(twins: Twins, layers: list[_Layer], pruned: Pruned) -> None:
     """Give the pruned model what of the repaired tensors stays."""
     names = {layer.weight.name: layer.tensor for layer in layers}
     names |= {layer.home.vector.name: layer.home.tensor for layer in layers if layer.home is not None}

@@ -8,7 +8,7 @@ the activations of all batches wait in memory, as far as `HELD` reaches; batches
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,10 +31,9 @@ Env = dict[fx.Node, Any]
 
 
 @dataclass
-class Pair:
+class _Pair:
     """One batch: how far it came, and what is known there."""
 
-    samples: int
     start: int
     whole: Env
     cut: Env
@@ -43,7 +42,7 @@ class Pair:
 class Twins:
     """Both models over all batches."""
 
-    def __init__(self, analysis: Analysis, keep: Keep, pairs: Sequence[Pair] = ()) -> None:
+    def __init__(self, analysis: Analysis, keep: Keep, batches: Sequence[Any]) -> None:
         self.analysis = analysis
         self.tensors: dict[str, Tensor] = {}
         """Tensors of the cut model that may differ from the whole one's, in full size, by node."""
@@ -54,58 +53,24 @@ class Twins:
         self._last_use = {n: i for i, node in enumerate(self._order) for n in node.all_input_nodes}
         self._whole = fx.Interpreter(analysis.graph)
         self._cut = _Cut(analysis.graph, analysis.captured.program.graph, analysis.couplings, keep)
-        self.pairs = list(pairs)
+        self._pairs = [_Pair(0, env, env) for env in self._begin(batches)]
+        self.batches = len(self._pairs)
+        self.samples = sum(map(_samples, (pair.whole for pair in self._pairs)))
 
-    @classmethod
-    def begin(cls, analysis: Analysis, keep: Keep, batches: Sequence[Any]) -> Twins:
-        """Return both models before their first node, for inputs as the model takes them.
-
-        Batches are cut to the captured size where the graph, or the masks, take no other.
-        """
-        twins, size = cls(analysis, keep), analysis.captured.batch
-        placed = [twins._placed(batch) for batch in batches]
+    def _begin(self, batches: Sequence[Any]) -> list[Env]:
+        """Return the batches by placeholder, cut to the captured size where the graph takes no other."""
+        size = self.analysis.captured.batch
+        placed = [self._placed(batch) for batch in batches]
         try:
             for env in placed[:1]:
-                twins._run(twins._cut, env, 0)
+                self._advance(self._cut, {**env, **self._attributes(self._cut)}, 0, len(self._order))
         except _OtherBatchError:
             parts = [part for batch in batches for part, _ in _cut_to(size, (batch, None))]
-            placed = [twins._placed(part) for part in parts]
+            placed = [self._placed(part) for part in parts]
         if not placed:
             least = "" if size is None else f" of {size} samples"
             raise DataError(f"prune.channels: data yields no batch{least}, the least that is needed; give more")
-        twins.pairs = [Pair(_samples(env), 0, env, env) for env in placed]
-        return twins
-
-    @property
-    def samples(self) -> int:
-        """Samples in all batches."""
-        return sum(pair.samples for pair in self.pairs)
-
-    @property
-    def first(self) -> fx.Node | None:
-        """The first node at which the two differ."""
-        masked = [self.nodes[name] for name in self._cut._masks]
-        return min(masked, key=lambda node: self._place[node], default=None)
-
-    def another(self, keep: Keep) -> Twins:
-        """Return the same batches, as far as they came, with another cut; nothing may be cut before that place."""
-        return Twins(self.analysis, keep, [replace(pair) for pair in self.pairs])
-
-    def wait_at(self, node: fx.Node) -> None:
-        """Bring all batches to a node before which nothing is cut, as far as memory reaches."""
-        place, held = self._place[self.nodes[node.name]], 0
-        for pair in self.pairs:
-            whole = self._run(self._whole, pair.whole, pair.start, place)
-            held += _bytes(whole)
-            if held <= HELD:
-                pair.start, pair.whole, pair.cut = place, whole, whole
-
-    def outputs(self) -> Iterator[Any]:
-        """Yield what the cut model gives, batch by batch."""
-        (output,) = (node for node in self._order if node.op == "output")
-        for pair in self.pairs:
-            env = {**self._run(self._cut, pair.cut, pair.start), **self._attributes(self._cut)}
-            yield fx.node.map_arg(output.args[0], lambda n: env[n])  # noqa: B023 (called at once)
+        return placed
 
     def _placed(self, inputs: Any) -> Env:
         values = dict(named_arguments(self.analysis.model, inputs))
@@ -130,21 +95,19 @@ class Twins:
         node = self.nodes[node.name]
         place, held = self._place[node], 0
         attributes = self._attributes(self._whole), self._attributes(self._cut)
-        for pair in self.pairs:
-            whole = self._run(self._whole, pair.whole, pair.start, place)
-            cut = self._run(self._cut, pair.cut, pair.start, place)
-            held += _bytes(whole) + _bytes(cut)
+        for pair in self._pairs:
+            whole, cut = (
+                {**_copied(env), **own} for env, own in zip((pair.whole, pair.cut), attributes, strict=True)
+            )
+            self._advance(self._whole, whole, pair.start, place)
+            self._advance(self._cut, cut, pair.start, place)
+            waiting = [{n: v for n, v in env.items() if n.op != "get_attr"} for env in (whole, cut)]
+            held += sum(map(_bytes, waiting))
             if held <= HELD:
-                pair.start, pair.whole, pair.cut = place, _copied(whole), _copied(cut)
-            yield Stop(self, place, {**whole, **attributes[0]}, {**cut, **attributes[1]})
+                pair.start, pair.whole, pair.cut = place, _copied(waiting[0]), _copied(waiting[1])
+            yield Stop(self, place, whole, cut)
 
-    def _run(self, run: fx.Interpreter, env: Env, start: int, stop: int | None = None) -> Env:
-        """Return what is known at a place, from what is known at an earlier one, which is not written into."""
-        env = {**_copied(env), **self._attributes(run)}
-        self._advance(run, env, start, len(self._order) if stop is None else stop)
-        return {node: value for node, value in env.items() if node.op != "get_attr"}
-
-    def run_cut(self, node: fx.Node, env: Env) -> Any:
+    def _run_cut(self, node: fx.Node, env: Env) -> Any:
         self._cut.env = env
         return self._cut.run_node(node)
 
@@ -224,7 +187,7 @@ class Stop:
             start = value.detach().requires_grad_()
             env[node] = end = start * 1  # a leaf must not be written into
             for link in chain:
-                env[link] = end = self.twins.run_cut(link, env)
+                env[link] = end = self.twins._run_cut(link, env)
             lack = (wanted - end).detach()
             if not chain:
                 return lack
