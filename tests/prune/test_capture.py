@@ -59,3 +59,30 @@ def test_parameters_that_only_training_uses_ask_for_a_second_graph():
 
     assert capture(Aux(), torch.randn(1, 3)).training is not None
     assert capture(nn.Linear(3, 2), torch.randn(1, 3)).training is None
+
+
+class Cached(nn.Module):
+    """Keeps what it computes from a weight until its mode is set (LeViT)."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.cache = nn.Linear(4, 6), nn.Linear(6, 2), {}
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def train(self, mode=True):
+        self.cache = {}
+        return super().train(mode)
+
+    def forward(self, x):
+        if "scale" not in self.cache:
+            self.cache["scale"] = torch.exp(self.scale)
+        return self.b(self.a(x) * self.cache["scale"])
+
+
+def test_what_a_model_keeps_of_an_earlier_run_is_captured_anew_and_nothing_stays_behind():
+    model, x = Cached().eval(), torch.randn(2, 4)
+    before = model(x)
+    captured = capture(model, x)
+    assert not captured.program.constants
+    assert all(node.users for node in captured.program.graph.nodes if node.op == "placeholder")
+    assert torch.equal(model(x), before) and type(model.cache["scale"]) is torch.Tensor

@@ -122,13 +122,18 @@ def on_device_of(model: nn.Module, example: Any) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module, evaluation: bool = True) -> Iterator[None]:
-    """Put every module in eval mode (or all in train mode), and back into the mode each had."""
+    """Put every module in eval mode (or all in train mode), and back into the mode each had.
+
+    Modules that cache what they compute from their weights forget it when their mode is set (LeViT): so that
+    nothing of what was run here stays behind, the mode is set afterwards too.
+    """
     modes = {module: module.training for module in model.modules()}
     model.train(not evaluation)
     try:
         with torch.no_grad():
             yield
     finally:
+        model.train(model.training)
         for module, mode in modes.items():
             module.training = mode
 
@@ -216,6 +221,7 @@ def _export(model: nn.Module, example: Any, fixed: bool = False) -> torch.export
     keywords = dict(example) if isinstance(example, Mapping) else {}
     inputs = () if keywords else tuple(example) if isinstance(example, list | tuple) else (example,)
     with quiet(), redirect_stderr(StringIO()), reading(reads_of(model, example)) if fixed else nullcontext():
+        model.train(model.training)  # what an earlier run left in a cache would be captured as a constant
         program = torch.export.export(model, inputs, keywords, strict=False)  # prints what it got to when it fails
     _inline_regions(program.graph_module)
     asserts = program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default)

@@ -3,7 +3,7 @@
 The user's own module is tried first: its tensors are cut, and numbers in its attributes are set where they held a
 width that changed (`_follow`). Where its code does not follow, the captured graph is rewritten (`_rewrite`) and
 runs over the same tensors. Whichever it is computes what the uncut model computes with the same channels masked
-(`_masked`), or it is refused.
+(`_masked`), with its own weights and with random ones, or it is refused.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from paretune.prune._fold import own_names
 from paretune.prune._follow import follow
 from paretune.prune._graph import flattened, named_arguments
 from paretune.prune._masked import Masked
+from paretune.prune._random_weights import at_random
 from paretune.prune._rewrite import rewrite
 from paretune.prune._surgery import Keep, make_cuts
 
@@ -36,6 +37,10 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, tor
 """Relative to the largest output. What is above it in float32 may still be rounding: it is judged in float64."""
 _IN_FLOAT64 = 1e-6
 """For that second look; models that compute a norm or a softmax in float32 whatever they are given reach 1e-7."""
+_LARGEST_TWICE = 150_000_000
+"""Parameters; a larger model is compared with its own weights only, for want of memory."""
+_COARSE = 1e-3
+"""With random weights, where float64 cannot tell: rounding adds up in layers that nobody trained."""
 
 _CHOICES = 4
 """Of numbers in attributes with which the model's own forward runs, so many are compared with the masked model."""
@@ -57,9 +62,10 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
         try:
             for attributes in islice(follow(pruned, analysis.captured, state, keep), _CHOICES):
                 expected = expected or masked_outputs(analysis, keep)
-                wrong = _wrong(analysis, keep, expected, pruned)
+                manifest = replace(cuts, attributes=(*cuts.attributes, *attributes))
+                wrong = _wrong(analysis, keep, expected, pruned) or _wrong_at_random(analysis, keep, manifest)
                 if not wrong:
-                    return pruned, replace(cuts, attributes=(*cuts.attributes, *attributes)), ()
+                    return pruned, manifest, ()
                 problem = problem or wrong
         except SurgeryError as error:
             problem = str(error)
@@ -72,20 +78,19 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     expected = expected or masked_outputs(analysis, keep)
     pruned = replay(copy.deepcopy(model), cuts)
     graph = rewrite(pruned, analysis.captured, state, keep, analysis.numbers)
-    wrong = _wrong(analysis, keep, expected, graph)
+    manifest = replace(cuts, form="graph", graph=tuple(to_json(graph, own_names(model))))
+    wrong = _wrong(analysis, keep, expected, graph) or _wrong_at_random(analysis, keep, manifest)
     if wrong:
         raise SurgeryError(
             f"this cut could not be made: the rewritten graph is wrong: {wrong}. This is a mistake of "
             "paretune: please report the model; protect the layers concerned until it is mended"
         )
-    nodes = to_json(graph, own_names(model))
     why = f": the model's own forward does not follow ({problem})" if problem else ""
     notes = [f"the result is the captured graph, rewritten{why}"]
     if analysis.numbers is None:
         notes.append(f"it runs at a batch of {analysis.captured.batch} only: the model's code fixes its batch")
     if lost := flattened(analysis.captured):
         notes.append(f"it returns the tensors of {', '.join(lost)} in a tuple: a graph cannot build that")
-    manifest = replace(cuts, form="graph", graph=tuple(nodes))
     return replay(copy.deepcopy(model), manifest), manifest, tuple(notes)
 
 
@@ -112,6 +117,23 @@ def _wrong(analysis: Analysis, keep: Keep, expected: list[torch.Tensor], model: 
         return difference(exact, copy.deepcopy(model).double(), wide, _IN_FLOAT64) or ""
     except RuntimeError:  # float32 that is written in the code: the first look stands
         return problem
+
+
+def _wrong_at_random(analysis: Analysis, keep: Keep, cuts: Cuts) -> str:
+    """Return how the same cut differs from the masked model with random weights, empty where it does not."""
+    if analysis.params > _LARGEST_TWICE:
+        return ""
+    other = at_random(analysis)
+    pruned = replay(copy.deepcopy(other.model), cuts)
+    example = other.captured.example
+    wide = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example)
+    try:
+        exact = masked_outputs(other, keep, copy.deepcopy(other.graph).double(), wide)
+        problem = difference(exact, copy.deepcopy(pruned).double(), wide, _IN_FLOAT64)
+    except RuntimeError:  # a type that is written in the code
+        problem = difference(masked_outputs(other, keep), pruned, example, _COARSE)
+    # an error is none of the cut's: code may look at values, and these are none that the model had
+    return f"with random weights {problem}" if problem and "function" in problem else ""
 
 
 def masked_outputs(
