@@ -126,7 +126,7 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
     for cut in cuts.cuts:
         owner, _, name = cut.tensor.rpartition(".")
         old = getattr(model.get_submodule(owner), name)
-        new = _cut(old, cut)
+        new = cut_tensor(old, cut)
         homes[id(new)] = homes.pop(id(old))
         for module, key in homes[id(new)]:  # a tied tensor is cut once, and stays one object
             setattr(module, key, new)
@@ -217,7 +217,7 @@ def _homes(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return homes
 
 
-def _cut(old: torch.Tensor, cut: Cut) -> torch.Tensor:
+def cut_tensor(old: torch.Tensor, cut: Cut) -> torch.Tensor:
     """Return the slices that stay: as a parameter with its requires_grad, or as a buffer."""
     import torch
     from torch import nn

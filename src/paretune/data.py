@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,11 +92,10 @@ class Data:
 
     def _hash(self) -> str:
         digest = hashlib.sha256()
-        state = _random_state()
-        for start in range(0, self._count, 256):
-            _seed_everything(0, 0, start)
-            _update(digest, self._read(np.arange(start, min(start + 256, self._count))))
-        _restore_random_state(state)
+        with kept_random_state():
+            for start in range(0, self._count, 256):
+                _seed_everything(0, 0, start)
+                _update(digest, self._read(np.arange(start, min(start + 256, self._count))))
         return digest.hexdigest()
 
     def _read(self, order: np.ndarray) -> Any:
@@ -308,18 +308,18 @@ def _seed_everything(seed: int, epoch: int, batch: int) -> None:
     random.seed(drawn)
 
 
-def _random_state() -> tuple[Any, Any, Any]:
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Leave the random states of PyTorch, NumPy and Python as they were, whatever is drawn inside."""
     import torch
 
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()
-
-
-def _restore_random_state(state: tuple[Any, Any, Any]) -> None:
-    import torch
-
-    torch.set_rng_state(state[0])
-    np.random.set_state(state[1])
-    random.setstate(state[2])
+    state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state[0])
+        np.random.set_state(state[1])
+        random.setstate(state[2])
 
 
 def _update(digest: Any, value: Any) -> None:

@@ -24,7 +24,7 @@ from paretune.export._reference import at_batch, pool_of, torch_outputs, write_r
 from paretune.export._run import evaluate_file, run_arrays, session
 from paretune.export._run import fixed_batch as batch_of_file
 from paretune.export._worker import relative_error
-from paretune.export._writer import CHECKED_BATCHES, Exported, _ready, export_onnx
+from paretune.export._writer import CHECKED_BATCHES, Exported, export_onnx, ready
 from paretune.files import sha256
 from paretune.task import Task
 
@@ -122,7 +122,7 @@ def _references(
             raise VerificationError(
                 f"{path.name}: a float file is compared with its PyTorch model; certify(path, model, ...)"
             )
-        with _ready(model):
+        with ready(model):
             outputs = {b: torch_outputs(lambda inputs: call(model, inputs), at_batch(pool, b)) for b in batches}
         renamed = _by_position(path, outputs)
         return renamed, {}, FLOAT_TOLERANCE

@@ -64,7 +64,7 @@ def export_onnx(model: nn.Module, example: Any) -> Exported:
         raise TaskError(
             "the model's weights are bfloat16, for which ONNX Runtime has no CPU kernels; give model.float()"
         )
-    with _ready(model), _quiet():
+    with ready(model), _quiet():
         reason = _varies(model, example)
         if reason is None:
             capture = resized(example, max(2, batch_of(example)))
@@ -203,7 +203,7 @@ def _by_name(names: list[str], inputs: Any) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _ready(model: nn.Module) -> Iterator[None]:
+def ready(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode on the CPU; give every module its mode, and the model its device, back."""
     modes = {module: module.training for module in model.modules()}
     device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), torch.device("cpu"))

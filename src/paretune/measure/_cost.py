@@ -69,7 +69,7 @@ def _count(model: nn.Module, example: Any) -> dict[str, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False, custom_mapping=_more_operators())
-    with counter, sdpa_kernel(SDPBackend.MATH), _without_fused_layers():
+    with counter, sdpa_kernel(SDPBackend.MATH), without_fused_layers():
         call(model, example)
     whole = type(model).__name__  # the counter calls modules by their path from the model's class
     by_module = {
@@ -105,7 +105,7 @@ def _unsqueezed(shape: Any, axes: Any) -> list[int]:
 
 
 @contextlib.contextmanager
-def _without_fused_layers() -> Iterator[None]:
+def without_fused_layers() -> Iterator[None]:
     """Keep PyTorch from fusing transformer and recurrent layers into operators that nothing can count."""
     import torch
 

@@ -17,8 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from paretune.data import (
     Batch,
     Data,
-    _random_state,
-    _restore_random_state,
+    kept_random_state,
     map_tensors,
     split_batch,
     tensors_of,
@@ -87,16 +86,13 @@ class Collector:
 
     def run(self, data: Any, criterion: Criterion | None, samples: int | None, seed: int) -> None:
         """Pass over the data once; twice for `hessian_grad`, which needs the whole gradient first."""
-        batches = _reader(self.analysis, data, samples, seed)
-        state = _random_state()
-        try:
+        batches = reader(self.analysis, data, samples, seed)
+        with kept_random_state():
             if "grad" in self.names or "hessian_grad" in self.names:
                 assert criterion is not None
                 self._gradients(batches, criterion)
             else:
                 self._watch(batches, criterion)
-        finally:
-            _restore_random_state(state)
         if not self.count:
             size = "" if self.analysis.numbers is not None else f" of {self.analysis.captured.batch} samples"
             raise DataError(f"prune.channels: data yields no batch{size}, the least that is needed; give more")
@@ -469,7 +465,7 @@ def _second_derivative(along: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tens
         ) from error
 
 
-def _reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Callable[[], Iterator[Batch]]:
+def reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Callable[[], Iterator[Batch]]:
     """Return what begins a pass over the data: batches on the model's device, of a size that the graph takes."""
     fixed = analysis.captured.batch if analysis.numbers is None else None
     raw = list(_limited(data, samples)) if isinstance(data, Iterator) else None
@@ -483,7 +479,7 @@ def _reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Ca
             found = source.batches(shuffle=None if samples is None else (seed, 0), limit=samples)
         for inputs, target in found:
             _check_inputs(analysis.captured.example, inputs)
-            for part in _cut_to(fixed, (inputs, target)):
+            for part in cut_to(fixed, (inputs, target)):
                 yield on_device_of(analysis.model, part)
 
     return batches
@@ -523,7 +519,7 @@ def _limited(batches: Iterator[Any], samples: int | None) -> Iterator[Any]:
         seen += _size(split_batch(batch)[0])
 
 
-def _cut_to(size: int | None, batch: Batch) -> Iterator[Batch]:
+def cut_to(size: int | None, batch: Batch) -> Iterator[Batch]:
     """Cut a batch into batches of exactly `size`, where the graph takes no other; a rest is left out."""
     if size is None:
         yield batch

@@ -19,7 +19,7 @@ from paretune.prune._collect import unfolded
 from paretune.prune._couplings import Couplings, Slice, axis_index, shape_of
 from paretune.prune._couplings import arguments as named
 from paretune.prune._parts import operator_of
-from paretune.prune._rules.contraction import _letters, _source
+from paretune.prune._rules.contraction import letters_of, source_of
 
 _SPARE = "abcdefghij"
 
@@ -65,7 +65,7 @@ def matrix_of(state: Couplings, read: Slice) -> Matrix:
         return _product(state, read, operands, ["nk", "km"], "nm", bias=bias)
     if operator == "einsum" and len(given["tensors"]) == 2:
         operands = list(given["tensors"])
-        words = _letters(str(given["equation"]), [len(shape_of(o)) for o in operands])
+        words = letters_of(str(given["equation"]), [len(shape_of(o)) for o in operands])
         return _product(state, read, operands, *words)
     if operator == "tensordot":
         operands = [given["self"], given["other"]]
@@ -102,7 +102,7 @@ def _product(
     state: Couplings, read: Slice, operands: list[fx.Node], words: list[str], result: str, bias: Any = None
 ) -> Matrix:
     """Return an einsum of two operands, one of them a parameter, perhaps with its axes in another order."""
-    sources = [_source(state, operand) for operand in operands]
+    sources = [source_of(state, operand) for operand in operands]
     mine = next((i for i, s in enumerate(sources) if s is not None and state.parameters[s] == read.tensor), None)
     if mine is None:
         raise NoMatrixError(f"its weights are computed from '{read.tensor}'")

@@ -32,10 +32,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from paretune.cuts import Cuts
-from paretune.cuts import _cut as cut_tensor
-from paretune.data import _random_state, _restore_random_state
-from paretune.prune._collect import _reader
+from paretune.cuts import Cuts, cut_tensor
+from paretune.data import kept_random_state
+from paretune.prune._collect import reader
 from paretune.prune._couplings import Couplings, Slice
 from paretune.prune._couplings import arguments as named
 from paretune.prune._groups import layer_name
@@ -98,11 +97,8 @@ def repair(
     """
     keep = analysis.keep(selection.removed)
     layers, left = _layers(analysis, keep, every=every)
-    state = _random_state()
-    try:
-        twins = Twins(analysis, keep, [inputs for inputs, _ in _reader(analysis, data, samples, seed)()])
-    finally:
-        _restore_random_state(state)
+    with kept_random_state():
+        twins = Twins(analysis, keep, [inputs for inputs, _ in reader(analysis, data, samples, seed)()])
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         rows = [_repaired(twins, layer, ridge, draw) for layer in layers]

@@ -28,7 +28,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from paretune._skip import Skip, bind, positional_arguments
 from paretune.cuts import Removed
 from paretune.data import call
-from paretune.measure._cost import _without_fused_layers, macs_by_module
+from paretune.measure._cost import macs_by_module, without_fused_layers
 from paretune.prune._capture import evaluating, line_of_frames
 
 _VIEWS = {"_reshape_alias", "_unsafe_view", "view"}
@@ -107,7 +107,7 @@ def find_blocks(model: nn.Module, example: Any) -> Residual:
     without multiply-accumulates (a sum as a module, response normalisation) is no block.
     """
     trace = _Trace()
-    with evaluating(model), _without_fused_layers(), trace.watching(model):
+    with evaluating(model), without_fused_layers(), trace.watching(model):
         call(model, example)
     costs = macs_by_module(model, example)
     residual = {

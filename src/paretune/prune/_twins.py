@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from paretune.data import map_tensors, tensors_of
 from paretune.errors import DataError
 from paretune.prune._analysis import Analysis
-from paretune.prune._collect import _cut_to
+from paretune.prune._collect import cut_to
 from paretune.prune._couplings import arguments as named
 from paretune.prune._graph import named_arguments
 from paretune.prune._masked import Masked
@@ -65,7 +65,7 @@ class Twins:
             for env in placed[:1]:
                 self._advance(self._cut, {**env, **self._attributes(self._cut)}, 0, len(self._order))
         except _OtherBatchError:
-            parts = [part for batch in batches for part, _ in _cut_to(size, (batch, None))]
+            parts = [part for batch in batches for part, _ in cut_to(size, (batch, None))]
             placed = [self._placed(part) for part in parts]
         if not placed:
             least = "" if size is None else f" of {size} samples"

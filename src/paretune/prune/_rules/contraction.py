@@ -46,12 +46,12 @@ def _product(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node, sha
     state.union(a[-1], b[read])
     made_left, made_right = a[-2:-1], b[-1:] if len(b) > 1 else []
     _read(state, node, left, right, len(a) - 1, read)
-    for source, made in ((_source(state, left), made_left), (_source(state, right), made_right)):
+    for source, made in ((source_of(state, left), made_left), (source_of(state, right), made_right)):
         if source and made:
             _make(state, node, source, made[0])
     before = shape[: len(shape) - len(made_left) - len(made_right)]
     batch = broadcast(state, node, [a[:-2], b[:-2]], before)
-    if not _source(state, left) and not _source(state, right):  # attention
+    if not source_of(state, left) and not source_of(state, right):  # attention
         state.role("heads", *batch)
         state.role("query_key", a[-1], *made_left)
         state.role("value", *made_right)
@@ -64,7 +64,7 @@ def _product(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node, sha
 def _read(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node, on_left: int, on_right: int) -> None:
     """Record what sums over the coupled axes: a parameter where there is one, else the left side."""
     for argument, axis in ((right, on_right), (left, on_left)):
-        source = _source(state, argument)
+        source = source_of(state, argument)
         index = _index(state, source, state.axes(argument)[axis]) if source else None
         if source and index is not None:
             state.note_read(node, source, index)
@@ -83,7 +83,7 @@ def _index(state: Couplings, source: fx.Node, axis: Axis) -> int | None:
     return next((index for index, other in enumerate(state.axes(source)) if other is axis), None)
 
 
-def _source(state: Couplings, node: fx.Node) -> fx.Node | None:
+def source_of(state: Couplings, node: fx.Node) -> fx.Node | None:
     """Return the parameter that a node gives, as it is or with its axes in another order."""
     while node not in state.parameters:
         if node.op != "call_function" or getattr(node.target, "_schema", None) is None:
@@ -123,7 +123,7 @@ def attention(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
 def einsum(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Couple every axis with those of the same letter; letters that the result lacks are summed over."""
     operands = list(arguments["tensors"])
-    inputs, output = _letters(str(arguments["equation"]), [len(state.axes(o)) for o in operands])
+    inputs, output = letters_of(str(arguments["equation"]), [len(state.axes(o)) for o in operands])
     axis_of: dict[str, Axis] = {}
     for operand, letters in zip(operands, inputs, strict=True):
         if len(set(letters)) != len(letters):
@@ -139,11 +139,11 @@ def einsum(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
             _summed(state, node, operands, inputs, letter, axis_of[letter])
         else:
             holders = [o for o, letters in zip(operands, inputs, strict=True) if letter in letters]
-            sources = [_source(state, operand) for operand in holders]
+            sources = [source_of(state, operand) for operand in holders]
             if len(holders) > 1:
                 state.role("experts" if any(sources) else "heads", axis_of[letter])
             for operand, letters in zip(operands, inputs, strict=True):
-                if _alone(letter, inputs, letters) and (source := _source(state, operand)):
+                if _alone(letter, inputs, letters) and (source := source_of(state, operand)):
                     _make(state, node, source, state.axes(operand)[letters.index(letter)])
     state.cost(node, *axis_of.values())
     return [axis_of[letter] for letter in output]
@@ -163,7 +163,7 @@ def _summed(
         state.pin(node, axis, "sums over this axis", "a layer with weights in its place")
         return
     for operand, index in holders:
-        source = _source(state, operand)
+        source = source_of(state, operand)
         place = _index(state, source, state.axes(operand)[index]) if source else None
         if source and place is not None:
             state.note_read(node, source, place)
@@ -172,10 +172,10 @@ def _summed(
     state.mask(node, holders[0][0], holders[0][1], axis)
 
 
-def _letters(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+def letters_of(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     """Return the letters of every operand and of the result; an ellipsis becomes capital letters of its own.
 
-    >>> _letters("...ij,jk->...ik", [3, 2])
+    >>> letters_of("...ij,jk->...ik", [3, 2])
     (['Zij', 'jk'], 'Zik')
     """
     left, arrow, right = equation.replace(" ", "").partition("->")
@@ -224,7 +224,7 @@ def grouped(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
         raise NoRule
     state.union(rows[1], weights[1])
     state.pin(node, weights[0], "reads this axis by number")
-    source = _source(state, given[1])
+    source = source_of(state, given[1])
     if source:
         _make(state, node, source, weights[2])
     _read(state, node, given[0], given[1], 1, 1)
