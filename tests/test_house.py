@@ -85,6 +85,18 @@ def test_dependencies_are_few_and_each_is_used():
     assert not foreign, f"imported and not declared: {sorted(foreign)}"
 
 
+def test_no_module_takes_a_private_name_of_another():
+    taken = [
+        f"{path.relative_to(SOURCE)}: {node.module}.{alias.name}"
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("paretune")
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    ]
+    assert not taken, f"give it a public name where it lives: {taken}"
+
+
 def test_one_version_everywhere():
     citation = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert citation is not None

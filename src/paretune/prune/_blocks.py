@@ -30,7 +30,7 @@ from paretune.errors import InfeasibleError, InputError, SurgeryError, nearest
 from paretune.measure import macs as count_macs
 from paretune.measure import parameters
 from paretune.prune._block_scores import Batches, Judge, Loss, Score, judge_of
-from paretune.prune._capture import _try_forward, evaluating, line_of_error, on_device_of
+from paretune.prune._capture import evaluating, line_of_error, on_device_of, try_forward
 from paretune.prune._channels import Pruned
 from paretune.prune._residual import Block, find_blocks, skipped
 from paretune.recipe import Context, Range, Step, StepResult, amount, check_ranges
@@ -139,7 +139,7 @@ def _prune(model: nn.Module, example: Any, choice: Choice, judge: Judge) -> tupl
     trial = copy.deepcopy(model)
     trial.requires_grad_(False)  # for the counter of MACs, which hooks gradients of parameters that are inputs
     with evaluating(trial):
-        _try_forward(trial, example)
+        try_forward(trial, example)
         residual = find_blocks(trial, example)
         expected = _outputs(trial, example)
         able, failing = _able(trial, example, expected, residual.blocks)

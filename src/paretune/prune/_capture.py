@@ -55,7 +55,7 @@ def capture(model: nn.Module, example: Any) -> Capture:
     """
     example = on_device_of(model, example)
     with evaluating(model):
-        _try_forward(model, example)
+        try_forward(model, example)
         captured = _capture(model, example)
     if not _unused(captured.program):
         return captured
@@ -176,7 +176,7 @@ def _at(error: BaseException) -> str:
     return f" (at {line})" if line else ""
 
 
-def _try_forward(model: nn.Module, example: Any) -> None:
+def try_forward(model: nn.Module, example: Any) -> None:
     try:
         call(model, example)
     except Exception as error:
