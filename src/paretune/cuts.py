@@ -91,7 +91,18 @@ class Cuts:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Cuts:
-        """Return the manifest that `to_json` wrote."""
+        """Return the manifest that `to_json` wrote; anything else is a SurgeryError."""
+        try:
+            return cls._from_json(content)
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            raise SurgeryError(
+                f"this is no manifest of cuts ({type(error).__name__}: {error}): give what `cuts.to_json()` wrote"
+            ) from error
+
+    @classmethod
+    def _from_json(cls, content: dict[str, Any]) -> Cuts:
+        if content["form"] not in ("module", "graph"):
+            raise ValueError(f"form '{content['form']}'")
         return cls(
             shapes={name: tuple(shape) for name, shape in content["shapes"].items()},
             cuts=tuple(Cut(c["tensor"], c["axis"], tuple(c["keep"]), c.get("blocks", 1)) for c in content["cuts"]),
@@ -113,6 +124,7 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
     from paretune._skip import Skip
     from paretune.graphs import from_json
 
+    _check_given(model, cuts)
     fold_parametrizations(model, cuts.folded)
     if cuts.base:
         model = from_json(model, list(cuts.base))
@@ -226,6 +238,32 @@ def cut_tensor(old: torch.Tensor, cut: Cut) -> torch.Tensor:
     parts = zip(old.detach().chunk(cut.blocks), index.chunk(cut.blocks), strict=True)
     new = torch.cat([part.index_select(cut.axis, places) for part, places in parts]).contiguous()
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _check_given(model: Any, cuts: Any) -> None:
+    """Raise a SurgeryError for what is no model or no manifest, and for a manifest of what is not there."""
+    from torch import nn
+
+    if not isinstance(cuts, Cuts):
+        hint = {"Pruned": "give its .cuts", "dict": "read it by Cuts.from_json(...)"}.get(type(cuts).__name__)
+        one = "give one manifest after the other" if isinstance(cuts, list | tuple) else "give a Cuts"
+        raise SurgeryError(f"a {type(cuts).__name__} is no manifest of cuts: {hint or one}")
+    if not isinstance(model, nn.Module):
+        raise SurgeryError(f"cuts are replayed on a fresh torch.nn.Module, and this is a {type(model).__name__}")
+    modules = dict(model.named_modules())
+    for name in (*cuts.folded, *(change.module for change in cuts.attributes)):
+        if name not in modules:
+            raise SurgeryError(
+                f"this manifest of cuts is of another architecture: the model has no module '{name}'."
+                f"{nearest(name, modules)} Replay it on a fresh model of the class that was pruned."
+            )
+    for cut in cuts.cuts:
+        shape = cuts.shapes.get(cut.tensor, ())
+        if not 0 <= cut.axis < len(shape) or not all(0 <= place < shape[cut.axis] for place in cut.keep):
+            raise SurgeryError(
+                f"this manifest of cuts is damaged: it keeps places of axis {cut.axis} of '{cut.tensor}' that a "
+                f"tensor of {tuple(shape)} has not. Give the one that `cuts.to_json()` wrote"
+            )
 
 
 def _check_removed(model: nn.Module, cuts: Cuts) -> None:

@@ -21,6 +21,7 @@ from paretune.errors import InfeasibleError, InputError, names_of, nearest
 from paretune.prune._capture import Capture, capture
 from paretune.prune._couplings import Couplings, couple
 from paretune.prune._fold import computed_weights, fold_computed, without_parametrizations
+from paretune.prune._given import given
 from paretune.prune._graph import Numbers, numbers_per_sample, runnable
 from paretune.prune._groups import STRUCTURES, Group, build_groups, layer_name, settle
 from paretune.prune._ranking import smallest
@@ -220,12 +221,15 @@ def analyze(model: nn.Module, example: Any) -> Analysis:
     example: a tensor, a tuple of positional inputs, or a dict of keyword inputs, any batch.
     A model that cannot be captured is a SurgeryError that names the user's line.
     """
-    model, folded = without_parametrizations(model)
+    original = given(model)
+    compiled = original is not model
+    model, folded = without_parametrizations(original)
     captured = _captured(model, example)
     state = couple(captured, rule_of)
     base: list[dict[str, Any]] = []
     weights = computed_weights(captured)
-    notes = [f"folded into plain weights first: {', '.join(folded)}"] if folded else []
+    notes = ["the result is not compiled: torch.compile was taken off, and may be put on again"] * compiled
+    notes += [f"folded into plain weights first: {', '.join(folded)}"] if folded else []
     if weights:
         model, base = fold_computed(model, captured, state, numbers_per_sample(model, captured), weights)
         notes.append(f"{len(weights)} weights that forward computes were folded first, in the captured graph")

@@ -64,6 +64,11 @@ def judge_of(score: str | Score | None, batches: Batches | None, criterion: Loss
 
 
 def _of_weights(score: str | Score) -> Score:
+    if not isinstance(score, str) and not callable(score):
+        raise InputError(
+            f"prune.blocks: score={score!r} must be similarity, loss, a name that `paretune methods scores` "
+            "lists, or a function of weight"
+        )
     function: Score = find("scores", score) if isinstance(score, str) else score
     required = [
         n for n, p in inspect.signature(function).parameters.items() if p.default is inspect.Parameter.empty

@@ -10,7 +10,6 @@ arXiv:2403.03853.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -26,12 +25,21 @@ from torch.utils import _pytree
 from paretune._skip import Skip
 from paretune.cuts import Attribute, Cuts, replay
 from paretune.data import Batch, Data, call, split_batch
-from paretune.errors import InfeasibleError, InputError, SurgeryError, nearest
+from paretune.errors import (
+    InfeasibleError,
+    InputError,
+    SurgeryError,
+    check_whole,
+    is_number,
+    names_of,
+    nearest,
+)
 from paretune.measure import macs as count_macs
 from paretune.measure import parameters
 from paretune.prune._block_scores import Batches, Judge, Loss, Score, judge_of
 from paretune.prune._capture import evaluating, line_of_error, on_device_of, try_forward
 from paretune.prune._channels import Pruned
+from paretune.prune._given import copied, given, require_values
 from paretune.prune._residual import Block, find_blocks, skipped
 from paretune.recipe import Context, Range, Step, StepResult, amount, check_ranges
 from paretune.task import Task
@@ -71,6 +79,8 @@ def blocks(
     At least one block stays. A model without a block that can go, and a target that cannot be met, are an
     InfeasibleError before anything is removed.
     """
+    check_whole("prune.blocks: samples", samples)
+    check_whole("prune.blocks: seed", seed, least=0)
     choice = Choice(ratio=ratio, count=count, names=names, macs=macs, protect=protect, inner=inner)
     criterion = None if loss is None else Task(model=model, loss=loss).criterion()
     batches = None if data is None else _batches(Data(data, split=_split, name="data"), samples, seed)
@@ -107,9 +117,9 @@ class Choice:
             raise InputError(
                 f"prune.blocks: give exactly one of {', '.join(TARGETS)}; got {' and '.join(given) or 'none'}"
             )
-        if self.ratio is not None and not 0 <= self.ratio < 1:
+        if self.ratio is not None and not (is_number(self.ratio) and 0 <= self.ratio < 1):
             raise InputError(
-                f"prune.blocks: ratio={self.ratio} must be at least 0 and below 1; it is the fraction that is "
+                f"prune.blocks: ratio={self.ratio!r} must be at least 0 and below 1; it is the fraction that is "
                 "removed: ratio=0.25 removes a quarter of the blocks"
             )
         if self.count is not None and (type(self.count) is not int or self.count < 0):
@@ -119,7 +129,7 @@ class Choice:
         for field in ("names", "protect"):
             patterns = getattr(self, field)
             if patterns is not None:
-                object.__setattr__(self, field, (patterns,) if isinstance(patterns, str) else tuple(patterns))
+                object.__setattr__(self, field, tuple(names_of(f"prune.blocks: {field}", patterns)))
 
 
 def target_macs(macs: float | str, full: int) -> float:
@@ -135,8 +145,10 @@ def target_macs(macs: float | str, full: int) -> float:
 
 def _prune(model: nn.Module, example: Any, choice: Choice, judge: Judge) -> tuple[Pruned, dict[str, float]]:
     """Return a pruned copy, and the scores of the blocks that went."""
+    model = given(model)
+    require_values(model)
     example = on_device_of(model, example)
-    trial = copy.deepcopy(model)
+    trial = copied(model)
     trial.requires_grad_(False)  # for the counter of MACs, which hooks gradients of parameters that are inputs
     with evaluating(trial):
         try_forward(trial, example)
@@ -149,7 +161,7 @@ def _prune(model: nn.Module, example: Any, choice: Choice, judge: Judge) -> tupl
             attributes, more = _cache_places(trial, example, gone)
             left = count_macs(trial, example)
     cuts = _manifest(model, gone, attributes)
-    pruned = replay(copy.deepcopy(model), cuts)
+    pruned = replay(copied(model), cuts)
     with evaluating(pruned):
         problem = _problem(expected, pruned, example)
     if problem:

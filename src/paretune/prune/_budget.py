@@ -70,7 +70,7 @@ def target_amount(name: str, value: float | str, full: float) -> float:
         relative = 0 < number <= 1
     if not number > 0 or (relative and number > 1):
         raise InputError(
-            f"prune.channels: {name}={value!r} must be above 0 and at most 1, or an amount like '{example}'; "
+            f"prune.channels: {name}={value} must be above 0 and at most 1, or an amount like '{example}'; "
             f"{name}=0.5 keeps half of the {'time' if name == 'latency' else what}"
         )
     return number * full if relative else number

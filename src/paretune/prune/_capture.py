@@ -21,10 +21,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 from paretune.data import call, map_tensors, tensors_of
-from paretune.errors import SurgeryError
+from paretune.errors import InputError, SurgeryError
 from paretune.prune._fixed_flow import Read, depends, reading, reads_of
+from paretune.prune._given import unchanged
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent) + os.sep
@@ -82,6 +84,13 @@ def _capture(model: nn.Module, example: Any) -> Capture:
 
 
 def _not_captured(error: Exception, because: str = "") -> SurgeryError:
+    if unknown := re.match(r"Found <class '([^']*)'> in output", str(error)):
+        kind = unknown[1].rpartition(".")[2]
+        return SurgeryError(
+            f"torch.export cannot capture this model: it returns a {kind}, which torch does not know how to take "
+            "apart. Return tensors, tuples, lists, dicts or named tuples, or register it: "
+            f"torch.export.register_dataclass({kind}), torch.utils._pytree.register_pytree_node({kind}, ...)"
+        )
     return SurgeryError(
         f"torch.export cannot capture this model: {type(error).__name__}: {_first_line(error)}{_at(error)}"
         f"{because}. Control flow that depends on the values of a tensor, and conversions to numpy or to Python "
@@ -117,7 +126,11 @@ def _unused(program: torch.export.ExportedProgram) -> bool:
 def on_device_of(model: nn.Module, example: Any) -> Any:
     """Move an example to where the model's first parameter lives."""
     first = next(iter(model.parameters()), None)
-    return example if first is None else map_tensors(lambda tensor: tensor.to(first.device), example)
+    if first is None:
+        return example
+    if any(tensor.is_meta for tensor in tensors_of(example)) and not first.is_meta:
+        raise InputError(f"the example is on the meta device and the model on {first.device}: give real values")
+    return map_tensors(lambda tensor: tensor.to(first.device), example)
 
 
 @contextmanager
@@ -126,11 +139,19 @@ def evaluating(model: nn.Module, evaluation: bool = True) -> Iterator[None]:
 
     Modules that cache what they compute from their weights forget it when their mode is set (LeViT): so that
     nothing of what was run here stays behind, the mode is set afterwards too.
+    What forward writes into the model is put back too; autocast is off, whatever the caller has switched on.
     """
     modes = {module: module.training for module in model.modules()}
-    model.train(not evaluation)
     try:
-        with torch.no_grad():
+        model.train(not evaluation)
+    except NotImplementedError as error:
+        raise SurgeryError(
+            f"{type(model).__name__} cannot be put into eval or train mode ({error}): an exported program is in "
+            "one of the two. Give the nn.Module that it was exported from"
+        ) from error
+    device = next((p.device.type for p in model.parameters() if p.device.type != "meta"), "cpu")
+    try:
+        with torch.no_grad(), unchanged(model), torch.autocast(device, enabled=False):
             yield
     finally:
         model.train(model.training)
@@ -152,7 +173,7 @@ def line_of_frames(frames: list[tuple[str, str, str, str]]) -> str:
     """Return the innermost of (file, line, function, code) frames that is not in torch or here."""
     for file, line, _, code in reversed(frames):
         if not file.startswith((_TORCH, str(Path(__file__).parent), "<")) and not file.endswith(
-            "paretune/data.py"
+            ("paretune/data.py", "paretune/task.py")
         ):
             return f"{Path(file).name}:{line}: {code.strip()}"
     return ""
@@ -177,8 +198,10 @@ def _at(error: BaseException) -> str:
 
 
 def try_forward(model: nn.Module, example: Any) -> None:
+    if any(tensor.numel() == 0 for tensor in tensors_of(example)[:1]):
+        raise InputError("the example is empty: give at least one sample, a cut is compared on it")
     try:
-        call(model, example)
+        output = call(model, example)
     except Exception as error:
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in tensors_of(example))
         raise SurgeryError(
@@ -186,6 +209,11 @@ def try_forward(model: nn.Module, example: Any) -> None:
             f"{_first_line(error)}{_at(error)}. Pass inputs that model(...) accepts: a tensor, a tuple, or a dict "
             "of keyword inputs"
         ) from error
+    if all(leaf is None or isinstance(leaf, int | float | str) for leaf in tree_leaves(output)):
+        raise SurgeryError(
+            f"the model returns no tensor for the example (it returned {type(output).__name__}), so that nothing "
+            "says what must be kept: return what the model computes"
+        )
 
 
 def _repeat_batch(example: Any) -> Any:

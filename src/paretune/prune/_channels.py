@@ -23,10 +23,10 @@ from paretune.errors import InputError, RecipeError, nearest
 from paretune.prune._analysis import Analysis, analyze, only
 from paretune.prune._budget import BUDGETS, target_amount
 from paretune.prune._deliver import deliver
-from paretune.prune._evidence import NEED_DATA, needs
+from paretune.prune._evidence import NEED_DATA, batches_of, needs
 from paretune.prune._groups import STRUCTURES
 from paretune.prune._probe import followed
-from paretune.prune._selection import COMBINE, SCOPES, ScoreSpec, Selection, resolve_score, select
+from paretune.prune._selection import COMBINE, SCOPES, ScoreSpec, Selection, keep_of, resolve_score, select
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
 from paretune.target import Target
 
@@ -105,6 +105,7 @@ def channels(
         raise InputError(
             "prune.channels: repair=True needs calibration inputs: pass data=..., labels are not used"
         )
+    data = batches_of(data)
     analysis = only(analyze(model, example), structures)
     if check_form(form) == "module":
         analysis = followed(analysis)
@@ -155,13 +156,13 @@ def check_form(form: str) -> str:
 
 def predict(analysis: Analysis, selection: Selection) -> Prediction:
     """Return shapes, MACs and parameters after a selection is cut: exact, nothing is cut or run."""
-    keep = analysis.keep(selection.removed)
+    keep = keep_of(analysis, selection)
     return Prediction(analysis.table(keep), analysis.macs_of(keep), analysis.params_of(keep))
 
 
 def cut(analysis: Analysis, selection: Selection, *, form: str = "auto") -> Pruned:
     """Cut a selection out of a copy of the analysed model, and check the copy against the masked model."""
-    keep = analysis.keep(selection.removed)
+    keep = keep_of(analysis, selection)
     check_form(form)
     pruned, cuts, notes = deliver(analysis, keep, form)
     cuts = replace(cuts, folded=analysis.folded, base=analysis.base)
@@ -249,6 +250,10 @@ class Channels(Step):
                     f"prune.channels: structures: '{name}' is none of {', '.join(STRUCTURES)}."
                     f"{nearest(name, STRUCTURES)}"
                 )
+        if self.threshold is not None and self.threshold != self.threshold:
+            raise RecipeError(
+                "prune.channels: threshold=nan must be a number: channels whose score is above it stay"
+            )
         for name in BUDGETS:
             if getattr(self, name) is not None:
                 try:

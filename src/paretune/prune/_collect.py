@@ -22,10 +22,11 @@ from paretune.data import (
     split_batch,
     tensors_of,
 )
-from paretune.errors import DataError, InputError, RunError
-from paretune.prune._capture import on_device_of
+from paretune.errors import DataError, InputError, ParetuneError, RunError
+from paretune.prune._capture import in_words, on_device_of
 from paretune.prune._couplings import Couplings, Slice
 from paretune.prune._couplings import arguments as named
+from paretune.prune._evidence import BatchList, batches_of
 from paretune.prune._parts import (
     NORMS,
     Part,
@@ -442,15 +443,33 @@ def _size(inputs: Any) -> int:
 def _loss(criterion: Criterion, output: Any, target: Any) -> Tensor:
     if target is None:
         raise InputError("prune.channels: data yields no target, and the loss needs one; yield (inputs, target)")
-    loss = criterion(output, target)
-    if loss.numel() != 1:
+    try:
+        loss = criterion(output, target)
+    except ParetuneError:
+        raise
+    except Exception as error:
         raise InputError(
-            f"prune.channels: the loss has shape {tuple(loss.shape)}; it must give a scalar, the mean "
-            "over the samples"
+            f"prune.channels: the loss failed on a batch of the data: {in_words(error)}. It was given "
+            f"{_shapes(output)} as output and {_shapes(target)} as target"
+        ) from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        kind = f"has shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"gives a {type(loss).__name__}"
+        raise InputError(
+            f"prune.channels: the loss {kind}; it must give a scalar tensor, the mean over the samples"
+        )
+    if not loss.requires_grad:
+        raise InputError(
+            "prune.channels: the loss does not depend on the model's output in a way that has a gradient; compute "
+            "it without detach, argmax, item or no_grad"
         )
     if not bool(torch.isfinite(loss)):
         raise RunError("prune.channels: the loss is not finite on a batch of the data; look for NaN in either")
     return loss
+
+
+def _shapes(value: Any) -> str:
+    found = [f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in tensors_of(value)]
+    return ", ".join(found) or type(value).__name__
 
 
 def _second_derivative(along: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
@@ -468,7 +487,8 @@ def _second_derivative(along: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tens
 def reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Callable[[], Iterator[Batch]]:
     """Return what begins a pass over the data: batches on the model's device, of a size that the graph takes."""
     fixed = analysis.captured.batch if analysis.numbers is None else None
-    raw = list(_limited(data, samples)) if isinstance(data, Iterator) else None
+    data = batches_of(data)
+    raw = list(_limited(iter(data), samples)) if isinstance(data, BatchList) else None
     source = None if raw is not None else Data(data, name="data")
 
     def batches() -> Iterator[Batch]:
@@ -503,6 +523,12 @@ def _check_inputs(example: Any, inputs: Any) -> None:
             f"captured with an example of {[tuple(t.shape) for t in captured]}; only the first axis may differ. "
             "Pass an example of the data's shape, or pad the data"
         )
+    for mine, other in zip(captured, given, strict=True):
+        if mine.dtype != other.dtype and mine.is_floating_point():
+            raise InputError(
+                f"prune.channels: data yields {other.dtype}, and the model was captured with {mine.dtype}; "
+                "convert one of the two, for example data.float()"
+            )
 
 
 def _names(inputs: Any) -> str:

@@ -24,6 +24,7 @@ from paretune.graphs import to_json
 from paretune.prune._capture import evaluating, in_words
 from paretune.prune._fold import own_names
 from paretune.prune._follow import follow
+from paretune.prune._given import copied, require_values
 from paretune.prune._graph import flattened, named_arguments
 from paretune.prune._masked import Masked
 from paretune.prune._random_weights import at_random
@@ -52,13 +53,14 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     form: "module" for the user's own class or an error, "graph" for the rewritten graph, "auto" for the first of
     these that works. A cut that computes anything else than the masked model is a SurgeryError.
     """
+    require_values(analysis.model)
     if form == "module":
         require_own_forward(analysis)
     model, state = analysis.model, analysis.couplings
     cuts = make_cuts(model, state, keep)
     problem, expected = "", None
     if form != "graph":
-        pruned = replay(copy.deepcopy(model), cuts)
+        pruned = replay(copied(model), cuts)
         try:
             for attributes in islice(follow(pruned, analysis.captured, state, keep), _CHOICES):
                 expected = expected or masked_outputs(analysis, keep)
@@ -76,7 +78,7 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
                 'result be a rewritten graph: form="auto"'
             )
     expected = expected or masked_outputs(analysis, keep)
-    pruned = replay(copy.deepcopy(model), cuts)
+    pruned = replay(copied(model), cuts)
     graph = rewrite(pruned, analysis.captured, state, keep, analysis.numbers)
     manifest = replace(cuts, form="graph", graph=tuple(to_json(graph, own_names(model))))
     wrong = _wrong(analysis, keep, expected, graph) or _wrong_at_random(analysis, keep, manifest)
@@ -91,7 +93,7 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
         notes.append(f"it runs at a batch of {analysis.captured.batch} only: the model's code fixes its batch")
     if lost := flattened(analysis.captured):
         notes.append(f"it returns the tensors of {', '.join(lost)} in a tuple: a graph cannot build that")
-    return replay(copy.deepcopy(model), manifest), manifest, tuple(notes)
+    return replay(copied(model), manifest), manifest, tuple(notes)
 
 
 def require_own_forward(analysis: Analysis) -> None:
@@ -124,7 +126,7 @@ def _wrong_at_random(analysis: Analysis, keep: Keep, cuts: Cuts) -> str:
     if analysis.params > _LARGEST_TWICE:
         return ""
     other = at_random(analysis)
-    pruned = replay(copy.deepcopy(other.model), cuts)
+    pruned = replay(copied(other.model), cuts)
     example = other.captured.example
     wide = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example)
     try:

@@ -28,7 +28,7 @@ the parameters: the model, its gradients, its buffers and its mode are not touch
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +55,15 @@ NEED_LOSS = ("grad", "hessian_grad", "output_grad")
 NEED_DATA = (*NEED_LOSS, "output", *OF_READERS)
 SIDES = {"output": ("output", "output_grad"), "weight": ("weight", "grad")}
 """What a score with an argument `of` takes: what it names with the default None belongs to one of the sides."""
+
+
+class BatchList(list[Any]):
+    """Batches that an iterator gave: it can be passed over once, and what it gave is needed more than once."""
+
+
+def batches_of(data: Any) -> Any:
+    """Return data as they are, or all batches of an iterator."""
+    return BatchList(data) if isinstance(data, Iterator) else data
 
 
 def needs(score: Score) -> tuple[str, ...]:

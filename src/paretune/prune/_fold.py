@@ -8,17 +8,16 @@ again; the notes of the result say so.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
-import torch
 from torch import fx, nn
 
 from paretune.cuts import fold_parametrizations, parametrized
 from paretune.graphs import folded_weight, to_json
 from paretune.prune._capture import Capture
 from paretune.prune._couplings import Couplings
+from paretune.prune._given import copied
 from paretune.prune._graph import Builder, Numbers
 from paretune.prune._rewrite import rewrite
 from paretune.prune._rules.reduction import base_name
@@ -37,15 +36,7 @@ def without_parametrizations(model: nn.Module) -> tuple[nn.Module, tuple[str, ..
     names = parametrized(model)
     if not names:
         return model, ()
-    # the deprecated norms leave a computed tensor in the module, which torch refuses to copy
-    computed = [
-        tensor
-        for module in model.modules()
-        for tensor in vars(module).values()
-        if isinstance(tensor, torch.Tensor) and not tensor.is_leaf
-    ]
-    model = copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in computed})
-    return fold_parametrizations(model, names), names
+    return fold_parametrizations(copied(model), names), names
 
 
 def computed_weights(captured: Capture) -> list[fx.Node]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from paretune.errors import InputError
+from paretune.errors import InputError, RunError, check_whole
 
 
 def n_m(scores: Tensor, n: int, m: int) -> Tensor:
@@ -22,10 +22,13 @@ def n_m(scores: Tensor, n: int, m: int) -> Tensor:
     >>> n_m(torch.tensor([[0.1, 3.0, 2.0, 0.5]]), 2, 4)
     tensor([[False,  True,  True, False]])
     """
-    if scores.dim() < 2:
-        raise InputError(
-            f"n_m: scores of shape {tuple(scores.shape)}; give (out, in, *kernel), one for each weight"
-        )
+    if not isinstance(scores, Tensor) or scores.dim() < 2:
+        given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"type {type(scores).__name__}"
+        raise InputError(f"n_m: scores of {given}; give (out, in, *kernel), one for each weight")
+    check_whole("n_m: n", n, least=0)
+    check_whole("n_m: m", m)
+    if bool(scores.isnan().any()):
+        raise RunError("n_m: some scores are NaN, so that they have no order: look for NaN in the weights")
     if not 1 <= n <= m:
         raise InputError(f"n_m: n={n} must be from 1 to m={m}: n of every m weights stay, as 2 of 4")
     if scores.shape[1] % m:

@@ -7,7 +7,6 @@ right for any weights or for none.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from paretune.data import map_tensors
+from paretune.prune._given import copied
 
 if TYPE_CHECKING:
     from paretune.prune._analysis import Analysis
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def at_random(analysis: Analysis) -> Analysis:
     """Return the analysis of a copy of the model whose weights and inputs are drawn at random, always the same."""
-    model = copy.deepcopy(analysis.model)
+    model = copied(analysis.model)
     generator = torch.Generator().manual_seed(0)
     _draw(model, generator)
 

@@ -25,6 +25,7 @@ arXiv:1707.06168.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from torch import Tensor, fx
 
 from paretune.cuts import Cuts, cut_tensor
 from paretune.data import kept_random_state
+from paretune.errors import InputError
 from paretune.prune._collect import reader
 from paretune.prune._couplings import Couplings, Slice
 from paretune.prune._couplings import arguments as named
@@ -41,6 +43,7 @@ from paretune.prune._groups import layer_name
 from paretune.prune._matrices import Matrix, NoMatrixError, matrix_of
 from paretune.prune._parts import operator_of, tensor_of
 from paretune.prune._ridge import WIDEST, Ridge
+from paretune.prune._selection import keep_of
 from paretune.prune._surgery import Keep, blocked, kept
 from paretune.prune._twins import Join, Twins
 
@@ -95,7 +98,8 @@ def repair(
         half of the data that was not used.
     every: repair also the layers behind a cut that lost no input themselves, for the error that reaches them.
     """
-    keep = analysis.keep(selection.removed)
+    keep = keep_of(analysis, selection)
+    _check_pruned(analysis, pruned)
     layers, left = _layers(analysis, keep, every=every)
     with kept_random_state():
         twins = Twins(analysis, keep, [inputs for inputs, _ in reader(analysis, data, samples, seed)()])
@@ -103,7 +107,20 @@ def repair(
     with torch.no_grad():
         rows = [_repaired(twins, layer, ridge, draw) for layer in layers]
     _hand_over(twins, layers, pruned)
-    return Repaired(tuple(rows), tuple(left), twins.samples)
+    odd = "what it reads or gives on the data is not finite: look for NaN in them"
+    left += [(row.layer, odd) for row in rows if not math.isfinite(row.before)]
+    return Repaired(tuple(row for row in rows if math.isfinite(row.before)), tuple(left), twins.samples)
+
+
+def _check_pruned(analysis: Analysis, pruned: Pruned) -> None:
+    cuts = getattr(pruned, "cuts", None)
+    if not isinstance(cuts, Cuts):
+        raise InputError(f"prune.repair takes what prune.cut gives, and got a {type(pruned).__name__}")
+    tensors = analysis.model.state_dict()
+    if any(name in tensors and tuple(tensors[name].shape) != shape for name, shape in cuts.shapes.items()):
+        raise InputError(
+            "prune.repair: the pruned model was cut from another model than the one that was analysed"
+        )
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,12 @@ from paretune.methods import find
 from paretune.prune._analysis import Analysis, require_groups
 from paretune.prune._budget import BUDGETS, Budget, budget, target_amount
 from paretune.prune._couplings import Slice
-from paretune.prune._evidence import OF_SAMPLES, Score, evaluate, name_of, needs, role
+from paretune.prune._evidence import OF_SAMPLES, Score, batches_of, evaluate, name_of, needs, role
+from paretune.prune._given import require_values
 from paretune.prune._groups import Group, channels_per_bundle, layer_name
 from paretune.prune._parts import makers, norms, parts_of
 from paretune.prune._ranking import Ranked, by_makers, kinds, rank, removed_units
-from paretune.prune._surgery import kept
+from paretune.prune._surgery import Keep, kept
 from paretune.prune._units import Axis
 from paretune.target import Target
 
@@ -50,6 +51,20 @@ class Selection:
     """Channels that the first layer of each group keeps, for the groups that lose some."""
     notes: tuple[str, ...] = ()
     """What was not done as asked: widths that no multiple reaches, targets that fell between two widths."""
+    units: int | None = None
+    """Units of the analysis that it was made from: no other can be cut by it."""
+
+
+def keep_of(analysis: Analysis, selection: Selection) -> Keep:
+    """Return for every unit whether it stays; a selection that was made from another model is an InputError."""
+    if not isinstance(analysis, Analysis) or not isinstance(selection, Selection):
+        raise InputError(
+            "give what prune.analyze(model, example) and prune.select(analysis, ...) gave, in this order; got "
+            f"{type(analysis).__name__} and {type(selection).__name__}"
+        )
+    if selection.units not in (None, analysis.couplings.units.count):
+        raise InputError("this selection was made from another model: select from the analysis that is to be cut")
+    return analysis.keep(selection.removed)
 
 
 def select(
@@ -94,6 +109,10 @@ def select(
     data, loss: for scores that need them, as a Task takes `train` and `loss`; at most `samples` samples, drawn by
         `seed`, or all of them.
     """
+    if not isinstance(analysis, Analysis):
+        raise InputError(
+            f"select takes what prune.analyze(model, example) gives, and got a {type(analysis).__name__}"
+        )
     targets = {"ratio": ratio, "threshold": threshold, "widths": widths}
     budgets = {"macs": macs, "params": params, "size": size, "latency": latency}
     _check(scope=scope, multiple=multiple, combine=combine, **targets, **budgets)
@@ -101,6 +120,8 @@ def select(
     check_whole("prune.channels: seed", seed, least=0)
     function = resolve_score(score)
     require_groups(analysis)
+    require_values(analysis.model)
+    data = batches_of(data)
     free = unprotected(analysis, protect)
     normalise = threshold is None and scope != "local"
     ranked, unknown = _scored(analysis, free, function, combine, normalise, data, loss, samples, seed)
@@ -127,7 +148,8 @@ def select(
     after = {layer: int(kept(keep, made.units).sum()) for layer, made in lost.items()}
     whole = [f"{group.title} keeps its {group.width} channels: {why}" for group, why in unknown]
     told = bound.notes(removed) if bound is not None else ()
-    return Selection(removed, after, (*_stuck(ranked, multiple), *_emptied(ranked, counts), *whole, *told))
+    notes = (*_stuck(ranked, multiple), *_emptied(ranked, counts), *whole, *told)
+    return Selection(removed, after, notes, analysis.couplings.units.count)
 
 
 def _scored(

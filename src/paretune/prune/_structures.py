@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from paretune.errors import InputError
 from paretune.prune._channels import Pruned, channels
 
 
@@ -40,6 +41,11 @@ def experts(model: nn.Module, example: Any, **how: Any) -> Pruned:
 
 
 def _only(structures: tuple[str, ...], model: nn.Module, example: Any, how: dict[str, Any]) -> Pruned:
+    if "structures" in how:
+        raise InputError(
+            f"structures={how['structures']!r}: this function is channels(..., structures={structures}); call "
+            "channels for others"
+        )
     targets = ("ratio", "threshold", "macs", "params", "size", "latency", "widths")
     if not any(how.get(target) is not None for target in targets):
         how = {**how, "ratio": 0.5}
