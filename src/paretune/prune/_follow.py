@@ -26,8 +26,9 @@ from torch._subclasses.fake_tensor import (
 from paretune.cuts import Attribute
 from paretune.data import call, map_tensors
 from paretune.errors import SurgeryError
-from paretune.prune._capture import Capture, evaluating, in_words, quiet
-from paretune.prune._couplings import Couplings
+from paretune.prune._capture import Capture, evaluating, in_words, quiet, user_line
+from paretune.prune._couplings import Couplings, arguments
+from paretune.prune._rules.reduction import base_name
 from paretune.prune._surgery import Keep, kept
 
 _TRIALS = 48
@@ -82,6 +83,8 @@ def follow(pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep) -
     something else, the caller asks for the next choice. That sets only what the forward fails without; those
     behind it differ from the first in a few numbers.
     """
+    if rescaled := _rescaled(captured, state, keep):
+        raise SurgeryError(rescaled)
     numbers = _numbers(pruned, _lengths(captured, state, keep))
     kinds = [[n for n in numbers if n.kind == kind] for kind in dict.fromkeys(n.kind for n in numbers)]
     found: list[list[Any]] = []
@@ -105,6 +108,21 @@ def follow(pruned: nn.Module, captured: Capture, state: Couplings, keep: Keep) -
             _set(like, value)
         if other not in found and trials.run() is None:
             yield _changed(numbers)
+
+
+def _rescaled(captured: Capture, state: Couplings, keep: Keep) -> str:
+    """Return where attention would be scaled by another width; empty where it is not.
+
+    With few tokens, or alike ones, outputs may hardly show it.
+    """
+    for node in captured.program.graph.nodes:
+        if base_name(node) != "scaled_dot_product_attention":
+            continue
+        given = arguments(node)
+        if given["scale"] is None and not kept(keep, state.axes(given["query"])[-1]).all():
+            what = "attention without a scale divides by the root of the width that is left"
+            return f"it computes another function than the masked model: {what} (at {user_line(node)})"
+    return ""
 
 
 def _set(like: list[_Number], value: Any) -> None:

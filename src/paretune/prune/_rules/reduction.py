@@ -94,6 +94,8 @@ def _normalises(user: fx.Node, value: fx.Node, moment: fx.Node, depth: int) -> b
         # a mean square without its root is no norm; a mean that divides what it was taken of is one (ConvNeXt V2)
         return name != "mean" or user.args[0] is moment.args[0]
     if kind == "sub" and user.args[1] is value:
+        if name in ("var_mean", "std_mean"):
+            return depth == 1 and bool(value.args[1] == 1)
         return name == "mean" and depth == 0
     if user.target is operator.getitem or kind in _PASSING:
         return all(_normalises(after, user, moment, depth + 1) for after in user.users)
