@@ -14,6 +14,7 @@ from torch import fx
 
 from paretune.prune._couplings import Axes, Couplings, NoRule, Rule, axis_index, shape_of
 from paretune.prune._rules.pointwise import broadcast
+from paretune.prune._rules.reduction import base_name
 from paretune.prune._units import Axis
 
 
@@ -83,10 +84,15 @@ def one_hot(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
 
 def constant_of(state: Couplings, node: Any) -> Axis | None:
     """Return the whole numbers that a buffer or constant of the model holds, None for what is computed."""
+    while isinstance(node, fx.Node) and base_name(node) in _COPIES:
+        node = node.args[0]
     value = state.constants.get(node) if isinstance(node, fx.Node) else None
     if value is None or value.is_floating_point() or value.dtype == torch.bool:
         return None
     return np.asarray(value.detach().cpu().numpy(), np.int64)
+
+
+_COPIES = ("lift_fresh_copy", "lift_fresh", "detach", "alias", "clone", "contiguous")
 
 
 RULES: dict[str, Rule] = {
