@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,10 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from paretune import prune
-from paretune.errors import DataError
-from paretune.prune import _ridge, _twins
+from paretune.errors import DataError, InputError
+from paretune.prune import _repair, _twins
 from paretune.prune._repair import repair
-from paretune.prune._ridge import RIDGES, Ridge
+from paretune.prune._ridge import Ridge
+from paretune.recipe import Context
 
 EXACT = 1e-12
 """A ridge that leaves an exact answer exact to 1e-6."""
@@ -470,73 +470,48 @@ def test_too_little_data_is_an_error():
         repair(analysis, selection, prune.cut(analysis, selection), (torch.randn(1, 4),))
 
 
-# the regression
+def test_data_are_used_unless_that_is_refused_and_are_needed_where_it_is_asked_for():
+    torch.manual_seed(0)
+    model, inputs = Mlp(), torch.randn(600, 5)
+    bare = prune.channels(model, inputs[:1], ratio=0.5)
+    refused = prune.channels(model, inputs[:1], ratio=0.5, data=(inputs,), repair=False)
+    taken = prune.channels(model, inputs[:1], ratio=0.5, data=(inputs,))
+    fewer = prune.channels(model, inputs[:1], ratio=0.5, data=(inputs,), samples=40)
+    assert torch.equal(refused.model.fc3.weight, bare.model.fc3.weight) and refused.notes == bare.notes == ()
+    assert not torch.equal(taken.model.fc3.weight, bare.model.fc3.weight)
+    assert taken.notes == ("2 layers were repaired in closed form on 512 samples",)
+    assert fewer.notes == ("2 layers were repaired in closed form on 40 samples",)
+    with pytest.raises(InputError, match="repair=True needs calibration inputs: pass data="):
+        prune.channels(model, inputs[:1], ratio=0.5, repair=True)
 
 
-def rows(n, d, o, seed=0, noise=0.5):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(2, n, d, generator=generator, dtype=torch.float64) + 3
-    truth = torch.randn(2, o, d, generator=generator, dtype=torch.float64)
-    return x, x @ truth.transpose(1, 2) + 5 + noise * torch.randn(
-        2, n, o, generator=generator, dtype=torch.float64
-    )
+def test_the_step_repairs_on_its_own_number_of_training_samples(tiny_task):
+    step = prune.Channels(ratio=0.5, repair=32, samples=8)
+    done = step.apply(tiny_task.build(), tiny_task, Context(seed=3))
+    assert "repaired in closed form on 32 samples" in done.notes[-1]
+    analysis = step.analyze(tiny_task.build(), tiny_task)
+    selection = step.select(analysis, tiny_task, Context(seed=3))
+    cut = prune.cut(analysis, selection)
+    bare = copy.deepcopy(cut.model.state_dict())
+    repair(analysis, selection, cut, tiny_task.data("train"), samples=32, seed=3)
+    changed = [name for name, tensor in cut.model.state_dict().items() if not torch.equal(tensor, bare[name])]
+    assert changed
+    for name, tensor in cut.model.state_dict().items():
+        assert torch.equal(done.model.state_dict()[name], tensor)
 
 
-@pytest.mark.parametrize("intercept", [True, False])
-def test_ridge_is_that_of_the_textbook(intercept):
-    x, r = rows(60, 4, 3)
-    ridge = Ridge(intercept=intercept)
-    for part in (slice(0, 25), slice(25, 60)):
-        ridge.add(x[:, part], r[:, part])
-    change, shift, used = ridge.solve(0.1)
-    assert used == 0.1
-    for block in range(2):
-        a, b = x[block].numpy(), r[block].numpy()
-        mean_a, mean_b = (a.mean(0), b.mean(0)) if intercept else (np.zeros(4), np.zeros(3))
-        a, b = a - mean_a, b - mean_b
-        size = 0.1 * (a**2).mean()
-        expected = np.linalg.solve(a.T @ a / 60 + size * np.eye(4), a.T @ b / 60).T
-        np.testing.assert_allclose(change[block], expected, rtol=1e-9)
-        np.testing.assert_allclose(shift[block], mean_b - expected @ mean_a, rtol=1e-9, atol=1e-12)
-        left = r[block].numpy() - x[block].numpy() @ expected.T - shift[block].numpy()
-        np.testing.assert_allclose(ridge.error(change, shift)[block], (left**2).mean(0), rtol=1e-8)
+def test_no_more_rows_than_the_bound_are_drawn(monkeypatch):
+    counts = []
 
+    class Counting(Ridge):
+        def add(self, x, r):
+            counts.append(x.shape[1])
+            super().add(x, r)
 
-@pytest.mark.parametrize("ridge", [0.01, None])
-def test_held_rows_give_the_same_answer(ridge, monkeypatch):
-    x, r = rows(12, 20, 3)
-    plain = Ridge(intercept=True)
-    plain.add(x, r)
-    monkeypatch.setattr(_ridge, "WIDEST", 5)
-    held = Ridge(intercept=True)
-    for part in (slice(0, 4), slice(4, 12)):
-        held.add(x[:, part], r[:, part])
-    expected, found = plain.solve(0.01), held.solve(ridge)
-    if ridge:
-        for a, b in zip(expected, found, strict=True):
-            torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b))
-        torch.testing.assert_close(plain.error(*expected[:2]), held.error(*found[:2]))
-    else:
-        assert found[2] in (*RIDGES, float("inf"))
-
-
-def test_the_ridge_follows_the_noise_and_noise_alone_changes_nothing():
-    chosen = []
-    for noise in (1e-3, 3.0):
-        x, r = rows(40, 12, 4, noise=noise)
-        ridge = Ridge(intercept=True)
-        ridge.add(x, r)
-        chosen.append(ridge.solve()[2])
-    assert chosen[0] < chosen[1] < float("inf")
-    ridge = Ridge(intercept=True)
-    generator = torch.Generator().manual_seed(0)
-    ridge.add(torch.randn(1, 30, 12, generator=generator), torch.randn(1, 30, 4, generator=generator))
-    change, shift, used = ridge.solve()
-    assert used == float("inf") and not change.any() and not shift.any()
-
-
-def test_inputs_that_say_nothing_are_no_error():
-    ridge = Ridge(intercept=True)
-    ridge.add(torch.zeros(1, 10, 3), torch.ones(1, 10, 2))
-    change, shift, _ = ridge.solve(1e-6)
-    assert not change.any() and torch.equal(shift, torch.ones(1, 2, dtype=torch.float64))
+    monkeypatch.setattr(_repair, "Ridge", Counting)
+    monkeypatch.setattr(_repair, "ROWS", 60)
+    model, inputs = networks()
+    data = [(part, None) for part in inputs.split(16)]  # 3 batches of 16 images, 36 places each
+    _, _, said = cut_and_repair(model, inputs, data=iter(data))
+    convolutions = [row.layer for row in said.layers if row.layer != "head"]
+    assert counts == [20] * (3 * len(convolutions)) + [16] * 3  # the head reads one row an image

@@ -98,8 +98,8 @@ def channels(
     structures: what may be removed: some of `prune.STRUCTURES`, everything where none is named.
     form: "module" gives the model's own class, with only what its code follows removed; "graph" the captured
         graph, rewritten; "auto" the own class where its code follows the whole cut, else the graph, and a note.
-    repair: whether kept weights make up for what went, in closed form on `data` (`prune.repair`); where there are
-        data it is done unless this is False.
+    repair: whether kept weights make up for what went, in closed form on `samples` of `data`, 512 where none are
+        named (`prune.repair`); where there are data it is done unless this is False.
     """
     if repair and data is None:
         raise InputError(
@@ -139,9 +139,10 @@ def repaired(
     analysis: Analysis, selection: Selection, pruned: Pruned, data: Any, *, samples: int | None, seed: int
 ) -> Pruned:
     """Repair a pruned model in place (`prune.repair`) and return it with what was done in its notes."""
-    from paretune.prune._repair import repair
+    from paretune.prune._repair import SAMPLES, repair
 
-    done = repair(analysis, selection, pruned, data, samples=samples, seed=seed)
+    count = SAMPLES if samples is None else samples  # a whole training set would take hours and give no more
+    done = repair(analysis, selection, pruned, data, samples=count, seed=seed)
     note = f"{len(done.layers)} layers were repaired in closed form on {done.samples} samples"
     left = tuple(f"{layer} was not repaired: {why}" for layer, why in done.left)
     return replace(pruned, notes=(*pruned.notes, *((note,) if done.layers else ()), *left))

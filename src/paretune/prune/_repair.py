@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from paretune.prune._channels import Pruned
     from paretune.prune._selection import Selection
 
+SAMPLES = 512
+"""Calibration samples that are enough for most; four times as many gave ResNet-20 0.3 points more."""
 ROWS = 2**16
 """Rows of calibration data that a layer is fitted on at most: 16 or more for each of its inputs."""
 
@@ -85,7 +87,7 @@ def repair(
     pruned: Pruned,
     data: Any,
     *,
-    samples: int | None = 512,
+    samples: int | None = SAMPLES,
     ridge: float | None = None,
     every: bool = False,
     seed: int = 0,
@@ -93,7 +95,8 @@ def repair(
     """Repair the weights of a pruned model in place.
 
     analysis, selection, pruned: of the whole model, as `analyze`, `select` and `cut` gave them.
-    data: what a Task takes as `train`; labels are not looked at. samples: at most so many of it, drawn by `seed`.
+    data: what a Task takes as `train`, or an iterator of batches; labels are not looked at.
+    samples: at most so many, drawn by `seed`, or the first batches of an iterator that hold as many; None: all.
     ridge: a fraction of the mean variance of a layer's inputs; None chooses it for each layer, by the error on the
         half of the data that was not used.
     every: repair also the layers behind a cut that lost no input themselves, for the error that reaches them.
