@@ -523,7 +523,7 @@ def drawn(seed):
     )
 
 
-@settings(max_examples=EXAMPLES or 20, deadline=None, suppress_health_check=CHECKS, phases=[Phase.generate])
+@settings(max_examples=EXAMPLES or 16, deadline=None, suppress_health_check=CHECKS, phases=[Phase.generate])
 @given(st.integers(0, 2**32))
 def test_blocks_of_every_kind_after_the_cut_are_the_masked_ones(oracle, seed):
     start, blocks, end, ratio, form = drawn(seed)
