@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from _coverage_cut import RATIO, count, cut, warm_up
 from _coverage_models import Inputs, build, given_sizes
-from _coverage_oracle import TOLERANCE, compare, first_names, outputs, worst
+from _coverage_oracle import TOLERANCE, compare, first_names, outputs, uncut, worst
 from paretune.checkpoint import State
 from paretune.data import call, tensors_of
 
@@ -47,7 +47,7 @@ def row_of(name: str) -> dict[str, Any]:
         _stage(row, "exported", lambda: exported(row, pruned.model, inputs))
         if not row["exported"]:  # is it the cut's fault?
             _stage(row, "uncut_exported", lambda: exported({}, model, inputs))
-        _stage(row, "trains", lambda: trains(model, pruned.model, inputs(2)))
+        _stage(row, "trains", lambda: trains(uncut(model, pruned.cuts), pruned.model, inputs(2)))
     row["seconds"] = round(time.monotonic() - start, 1)
     row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return row

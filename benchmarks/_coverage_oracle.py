@@ -205,7 +205,8 @@ class _OnKept(nn.Module):
     def __init__(self, norm: nn.Module, keep: Tensor, groups: int | None):
         super().__init__()
         width = len(next(norm.parameters(recurse=False)))
-        last = not isinstance(norm, nn.GroupNorm) and "2d" not in type(norm).__name__
+        first = isinstance(norm, nn.GroupNorm) or getattr(norm, "data_format", None) == "channels_first"
+        last = not first and "2d" not in type(norm).__name__
         self.keep, self.width, self.last, self.norm = keep, width, last, copy.deepcopy(norm)
         for name, parameter in norm.named_parameters(recurse=False):
             setattr(self.norm, name, nn.Parameter(parameter.detach()[keep]))

@@ -102,15 +102,7 @@ def _export(model: nn.Module, inputs: Any, *, free: list[bool] | None) -> Export
     batch = torch.export.Dim("batch")
     shapes = (tuple({0: batch} if has_batch else None for has_batch in free),) if free else None
     try:
-        program = torch.onnx.export(
-            _flat(model, inputs),
-            tuple(tensors),
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=shapes,
-            verbose=False,
-        )
-        assert program is not None
+        program = _written(_flat(model, inputs), tuple(tensors), shapes)
         graph = program.model_proto
     except Exception as error:  # whatever an exporter of this size raises, the user's model is what it met
         raise _ExportError(_root_cause(error)) from error
@@ -120,6 +112,37 @@ def _export(model: nn.Module, inputs: Any, *, free: list[bool] | None) -> Export
     values, notes = _name_values(graph.graph, input_names(model, inputs), outputs, source)
     fold_batch_norms(graph)
     return Exported(graph, None, tuple(notes), source, values)
+
+
+def _written(model: nn.Module, tensors: tuple[Tensor, ...], shapes: Any) -> Any:
+    """Return torch's ONNXProgram.
+
+    The exporter writes attention out, which gives its result other strides than the kernel does. A view that ran
+    in the model is refused then: what is viewed is copied first, which the written graph leaves out again.
+    """
+    options: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False}
+    try:
+        return torch.onnx.export(model, tensors, dynamic_shapes=shapes, **options)
+    except Exception as error:
+        if "Cannot view a tensor" not in _root_cause(error):
+            raise
+    program = torch.export.export(model, tensors, dynamic_shapes=shapes, strict=False)
+    for node in [node for node in program.graph.nodes if node.target in _VIEWS]:
+        with program.graph.inserting_before(node):
+            copy = program.graph.call_function(
+                torch.ops.aten.clone.default, node.args[:1], {"memory_format": torch.contiguous_format}
+            )
+        copy.meta = {**node.meta, "val": node.args[0].meta["val"].clone(memory_format=torch.contiguous_format)}
+        node.replace_input_with(node.args[0], copy)
+    return torch.onnx.export(program, **options)
+
+
+_VIEWS = (
+    torch.ops.aten.view.default,
+    torch.ops.aten.reshape.default,
+    torch.ops.aten.contiguous.default,
+    torch.ops.aten.flatten.using_ints,
+)
 
 
 def _flat(model: nn.Module, inputs: Any) -> nn.Module:

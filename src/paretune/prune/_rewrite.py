@@ -165,9 +165,7 @@ class _Rewriter(Builder):
 
     def _module(self, call: _Call, path: str, module: nn.Module) -> None:
         self._tensors[path] = module
-        copy = self.graph.create_node(
-            "call_module", path, (self.translate(call.get("input")),), name=call.node.name
-        )
+        copy = self.graph.create_node("call_module", path, (self.translate(call.args[0]),), name=call.node.name)
         copy.meta = dict(call.node.meta)
         self.copies[call.node] = copy
 
