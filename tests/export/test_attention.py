@@ -1,4 +1,4 @@
-"""Attention as T5 writes it: its result, as the exporter writes it out, has other strides than the kernel gives."""
+"""Attention as T5 writes it: written out, its result has other strides than the kernel gives."""
 
 import torch
 import torch.nn.functional as F
