@@ -121,10 +121,17 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
     A model of another architecture is refused before anything is changed: the error names the first tensor
     that is missing or has another shape.
     """
+    import torch
+
+    _check_given(model, cuts)
+    with torch.inference_mode(False):  # parameters that are made in it could never be trained
+        return _replayed(model, cuts)
+
+
+def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
     from paretune._skip import Skip
     from paretune.graphs import from_json
 
-    _check_given(model, cuts)
     fold_parametrizations(model, cuts.folded)
     if cuts.base:
         model = from_json(model, list(cuts.base))

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Technique(Command):
     """A command whose options depend on `--step`; the family is imported when they are needed."""
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, family: str, default: str | None = None) -> None:
         super().__init__(family, callback=self._run, params=_own_params())
-        self.family = family
+        self.family, self.default = family, default
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find the step that `--step` names before the options are read: they are its fields."""
@@ -41,6 +41,7 @@ class Technique(Command):
         for param in own:
             if param.name == "step":
                 param.type = Choice(list(steps))
+                param.help = f"Which step of the family. [default: {self.default or next(iter(steps))}]"
         taken = {str(param.name) for param in own} | {"help"}
         arguments = [param for param in own if isinstance(param, click.Argument)]
         rest = [param for param in own if not isinstance(param, click.Argument)]
@@ -65,7 +66,7 @@ class Technique(Command):
         return [] if option is None else [option]
 
     def _steps(self) -> dict[str, type[Step]]:
-        """Return the family's steps by the last part of their name; the first is the default."""
+        """Return the family's steps by the last part of their name."""
         from paretune.methods import registry
 
         mine = {name: step for name, step in registry("steps").items() if name.split(".")[0] == self.family}
@@ -75,7 +76,7 @@ class Technique(Command):
         steps = self._steps()
         assert steps, f"no step of {self.family} is registered"
         if typed is None:
-            return next(iter(steps.values()))
+            return steps[self.default] if self.default else next(iter(steps.values()))
         name = typed.rpartition(".")[2]
         if name not in steps:
             raise click.UsageError(f"--step: no step '{typed}' in {self.family}.{nearest(name, steps)}", ctx)
@@ -138,4 +139,5 @@ def _value_of(option: str, args: Sequence[str]) -> str | None:
     return None
 
 
-train, prune, distill, quantize = map(Technique, ("train", "prune", "distill", "quantize"))
+train, distill, quantize = map(Technique, ("train", "distill", "quantize"))
+prune = Technique("prune", default="channels")

@@ -21,10 +21,10 @@ from paretune.cuts import Cuts, replay
 from paretune.data import call, map_tensors
 from paretune.errors import SurgeryError
 from paretune.graphs import to_json
-from paretune.prune._capture import evaluating, in_words
+from paretune.prune._capture import evaluating, in_words, user_line
 from paretune.prune._fold import own_names
 from paretune.prune._follow import follow
-from paretune.prune._given import copied, require_values
+from paretune.prune._given import copied, require_values, unchanged
 from paretune.prune._graph import flattened, named_arguments
 from paretune.prune._masked import Masked
 from paretune.prune._random_weights import at_random
@@ -82,6 +82,11 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     graph = rewrite(pruned, analysis.captured, state, keep, analysis.numbers)
     manifest = replace(cuts, form="graph", graph=tuple(to_json(graph, own_names(model))))
     wrong = _wrong(analysis, keep, expected, graph) or _wrong_at_random(analysis, keep, manifest)
+    if wrong and (drawn := _draws(analysis)):
+        raise SurgeryError(
+            "this cut cannot be compared: the model draws random numbers in eval mode, as many as layers that are "
+            f"cut are wide ({', '.join(drawn)}). Draw in training alone (training=self.training), or protect them"
+        )
     if wrong:
         raise SurgeryError(
             f"this cut could not be made: the rewritten graph is wrong: {wrong}. This is a mistake of "
@@ -105,6 +110,18 @@ def require_own_forward(analysis: Analysis) -> None:
             'it computes as the weight itself. Let the result be the captured graph, form="auto", or compute it '
             "by torch.nn.utils.parametrize, which is folded"
         )
+
+
+def _draws(analysis: Analysis) -> list[str]:
+    """Return the lines that draw random numbers, where the model gives something else for another seed."""
+    seeds = [outputs(analysis.model, analysis.captured.example, seed) for seed in (0, 1)]
+    if all(relative_gap(a, b) < 1e-6 for a, b in zip(*seeds, strict=True)):
+        return []
+    return [
+        user_line(node) or node.name
+        for node in analysis.captured.program.graph.nodes
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    ]
 
 
 def _wrong(analysis: Analysis, keep: Keep, expected: list[torch.Tensor], model: nn.Module) -> str:
@@ -145,16 +162,16 @@ def masked_outputs(
     captured = analysis.captured
     example = captured.example if example is None else example
     values = [value for _, value in named_arguments(analysis.model, example)]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), unchanged(analysis.model):
         torch.manual_seed(0)
         masked = Masked(graph or analysis.graph, captured.program.graph, analysis.couplings, keep)
         return _tensors(masked.run(*values))
 
 
-def outputs(model: nn.Module, example: Any) -> list[torch.Tensor]:
+def outputs(model: nn.Module, example: Any, seed: int = 0) -> list[torch.Tensor]:
     """Return every output tensor in eval mode, with the same random numbers each time."""
     with evaluating(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return _tensors(call(model, example))
 
 
@@ -179,8 +196,13 @@ def difference(
 
 
 def relative_gap(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return max |a - b| / max |a|; 0 for equal tensors, whatever they hold."""
-    if not a.is_floating_point() or torch.equal(a, b):
+    """Return max |a - b| / max |a|; 0 for equal tensors, whatever they hold.
+
+    Of whole numbers (a class, a mask) it is the part that differs, less one in a hundred: rounding may turn a few.
+    """
+    if torch.equal(a, b):
         return 0.0
-    a, b = (torch.nan_to_num(t.double()) for t in (a, b))
+    if not (a.is_floating_point() or a.is_complex()):
+        return max(0.0, float((a != b).double().mean()) - 0.01)
+    a, b = (torch.nan_to_num(torch.view_as_real(t) if t.is_complex() else t).double() for t in (a, b))
     return float((a - b).abs().max() / a.abs().max().clamp_min(1e-30))

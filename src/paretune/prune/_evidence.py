@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paretune.errors import InputError, RunError, nearest
+from paretune.prune._given import unchanged
 from paretune.prune._parts import Part
 from paretune.task import LOSSES, Task
 
@@ -142,13 +143,14 @@ def evaluate(
     names = needs(score)
     _check(score, names, data, loss)
     collector = Collector(analysis, parts, names, lambda part, evidence: _value(score, part, evidence))
-    if "flow_grad" in names:
-        collector.flow()
-    if any(name in NEED_DATA for name in names):
-        graded = any(name in NEED_LOSS for name in names)
-        criterion = Task(model=analysis.model, loss=loss).criterion() if graded else None
-        collector.run(data, criterion, samples, seed)
-    return collector.values()
+    with unchanged(analysis.model):
+        if "flow_grad" in names:
+            collector.flow()
+        if any(name in NEED_DATA for name in names):
+            graded = any(name in NEED_LOSS for name in names)
+            criterion = Task(model=analysis.model, loss=loss).criterion() if graded else None
+            collector.run(data, criterion, samples, seed)
+        return collector.values()
 
 
 def _check(score: Score, names: Sequence[str], data: Any, loss: Any) -> None:

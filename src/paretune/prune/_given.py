@@ -72,7 +72,8 @@ def copied(model: nn.Module) -> nn.Module:
     ]
     memo = {id(tensor): tensor.detach() for tensor in computed}  # torch copies no computed tensor
     try:
-        return copy.deepcopy(model, memo)
+        with torch.inference_mode(False):  # a copy made in it could never be trained
+            return copy.deepcopy(model, memo)
     except Exception as error:
         where = f"'{culprit}' of the model" if (culprit := _not_copied(model)) else "the model"
         raise SurgeryError(

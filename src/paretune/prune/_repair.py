@@ -39,6 +39,7 @@ from paretune.errors import InputError
 from paretune.prune._collect import reader
 from paretune.prune._couplings import Couplings, Slice
 from paretune.prune._couplings import arguments as named
+from paretune.prune._given import unchanged
 from paretune.prune._groups import layer_name
 from paretune.prune._matrices import Matrix, NoMatrixError, matrix_of
 from paretune.prune._parts import operator_of, tensor_of
@@ -104,10 +105,10 @@ def repair(
     keep = keep_of(analysis, selection)
     _check_pruned(analysis, pruned)
     layers, left = _layers(analysis, keep, every=every)
-    with kept_random_state():
+    with kept_random_state(), unchanged(analysis.model):
         twins = Twins(analysis, keep, [inputs for inputs, _ in reader(analysis, data, samples, seed)()])
     draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.no_grad(), unchanged(analysis.model):
         rows = [_repaired(twins, layer, ridge, draw) for layer in layers]
     _hand_over(twins, layers, pruned)
     odd = "what it reads or gives on the data is not finite: look for NaN in them"

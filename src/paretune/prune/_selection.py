@@ -128,17 +128,22 @@ def select(
     if multiple > 1 and widths is None:
         ranked = [part for r in ranked for part in by_makers(analysis.couplings, r)]
     bound = next((budget(analysis, n, asked, target) for n, asked in budgets.items() if asked is not None), None)
+    asked: list[int] | None = None
     if widths is not None:
         counts, multiple = _by_widths(ranked, analysis, widths, unknown), 1
     elif threshold is not None:
-        counts = _nearest(ranked, [int((r.scores <= threshold).sum()) for r in ranked], multiple)
+        asked = [int((r.scores <= threshold).sum()) for r in ranked]
+        counts = _nearest(ranked, asked, multiple)
     elif ratio is not None and scope == "local":
         asked = [min(len(r.bundles), int(ratio * r.size + 1e-9)) for r in ranked]
         counts = _nearest(ranked, asked, multiple)
     else:
         path = _path(ranked, multiple, _kinds(analysis, ranked) if scope == "isomorphic" else None)
         if ratio is not None:
-            counts = path.counts(int((path.gone <= ratio * path.total + 1e-9).sum()))
+            within = path.gone <= ratio * path.total + 1e-9
+            counts = path.counts(int(within.sum()))
+            if within.all() and (path.gone < np.floor(ratio * path.total)).all():  # every group is at its least
+                asked = [len(r.bundles) for r in ranked]
         else:
             assert bound is not None
             counts = _by_budget(ranked, bound, path, scope, multiple)
@@ -148,7 +153,7 @@ def select(
     after = {layer: int(kept(keep, made.units).sum()) for layer, made in lost.items()}
     whole = [f"{group.title} keeps its {group.width} channels: {why}" for group, why in unknown]
     told = bound.notes(removed) if bound is not None else ()
-    notes = (*_stuck(ranked, multiple), *_emptied(ranked, counts), *whole, *told)
+    notes = (*_stuck(ranked, multiple), *_emptied(ranked, counts, asked or counts, multiple), *whole, *told)
     return Selection(removed, after, notes, analysis.couplings.units.count)
 
 
@@ -407,12 +412,13 @@ def _stuck(ranked: list[Ranked], multiple: int) -> tuple[str, ...]:
     )
 
 
-def _emptied(ranked: list[Ranked], counts: list[int]) -> tuple[str, ...]:
-    """Return a note for every group that lost all it could."""
+def _emptied(ranked: list[Ranked], counts: list[int], asked: list[int], multiple: int) -> tuple[str, ...]:
+    """Return a note for each group that lost all it could, or all that its multiple lets it where more was asked."""
     return tuple(
         f"{r.title} keeps {r.width - count * r.step} of {r.width} channels, its least"
-        for r, count in zip(ranked, counts, strict=True)
-        if count and count == len(r.bundles)
+        + (f" that is a multiple of {multiple}" if count < len(r.bundles) else "")
+        for r, count, more in zip(ranked, counts, asked, strict=True)
+        if count and (count == len(r.bundles) or (count == _stops(r, multiple)[-1] and 2 * more > count + r.size))
     )
 
 
