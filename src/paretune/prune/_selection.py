@@ -413,7 +413,7 @@ def _stuck(ranked: list[Ranked], multiple: int) -> tuple[str, ...]:
 
 
 def _emptied(ranked: list[Ranked], counts: list[int], asked: list[int], multiple: int) -> tuple[str, ...]:
-    """Return a note for each group that lost all it could, or all that its multiple lets it where more was asked."""
+    """Return a note for each group that lost all it could, or all that its multiple lets it."""
     return tuple(
         f"{r.title} keeps {r.width - count * r.step} of {r.width} channels, its least"
         + (f" that is a multiple of {multiple}" if count < len(r.bundles) else "")
