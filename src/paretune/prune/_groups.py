@@ -65,9 +65,13 @@ def settle(state: Couplings) -> None:
         state.balances = [blocks for blocks in state.balances if not any(blocks is other for other in rough)]
         if all(np.array_equal(state.units.find(b), old) for b, old in zip(rough, before, strict=True)):
             break
+    labels, made = _labels(state), _made(state)
     for blocks in state.preferences:
         state.balances.append(blocks)
-        if not _is_free(state, blocks, _labels(state), _made(state)):
+        joined = _joined(labels, state.units.find(blocks).ravel())
+        if _is_free(state, blocks, joined, made):
+            labels = joined
+        else:
             state.balances.pop()
     state.units.resolve()
 
@@ -106,19 +110,25 @@ def _labels(state: Couplings) -> Axis:
 
     What a layer makes for queries and keys is apart from what it makes for values, wherever both lie on its axis.
     """
-    groups = Units()
-    groups.new(state.units.count)
     roles = _roles(state)
     use = roles["query_key"] + 2 * roles["value"]
+    together = [state.units.find(blocks).ravel() for blocks in state.balances]
     for made in state.makes:
         for column in state.units.factors(made.units).T:
             real = column[column >= 0]
-            for mine in (real[use[real] == each] for each in np.unique(use[real])):
-                groups.union(mine[:-1], mine[1:])
-    for blocks in state.balances:
-        flat = state.units.find(blocks).ravel()
-        groups.union(flat[:-1], flat[1:])
+            together += [real[use[real] == each] for each in np.unique(use[real])]
+    groups = Units()
+    groups.new(state.units.count)
+    groups.union(
+        np.concatenate([np.empty(0, np.int64), *(np.full(len(units), units.min()) for units in together)]),
+        np.concatenate([np.empty(0, np.int64), *together]),
+    )
     return groups.find(np.arange(state.units.count))
+
+
+def _joined(labels: Axis, units: Axis) -> Axis:
+    """Return the labels with those of some units made one."""
+    return np.where(np.isin(labels, labels[units]), labels[units].min(), labels)
 
 
 def build_groups(state: Couplings) -> list[Group]:

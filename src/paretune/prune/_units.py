@@ -73,11 +73,11 @@ class Units:
         start = out[real]
         root = self._parent[start]
         while True:
+            self._parent[start] = root  # at once: what comes next on the way jumps as far
             above = self._parent[root]
             if np.array_equal(above, root):
                 break
             root = above
-        self._parent[start] = root
         out[real] = root
         return out
 
