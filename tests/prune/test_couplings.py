@@ -411,13 +411,20 @@ def test_every_rank_of_convolution(oracle):
     assert oracle(volume, torch.randn(1, 1, 5, 5, 5, dtype=torch.float64)).model[0].out_channels == 3
 
 
-def test_layer_and_group_norm_follow_their_channels():
+def test_layer_and_group_norm_follow_their_channels(oracle):
     model = nn.Sequential(conv(3, 8), nn.GroupNorm(2, 8), conv(8, 6), nn.Flatten(2), nn.LayerNorm(64), Head1())
-    pruned = prune.channels(model, IMAGE.float(), widths={"0": 4, "2": 3})
-    assert pruned.model[1].num_channels == 4 and pruned.model(IMAGE.float()).shape == (1, 5)
+    pruned = oracle(model, IMAGE, over={"1": 1}, widths={"0": 4, "2": 3})
+    assert pruned.model[1].num_channels == 4 and pruned.model[4].normalized_shape == (64,)
     tokens = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 2))
-    pruned = prune.channels(tokens, torch.randn(1, 7, 4), widths={"0": 5})
+    pruned = oracle(tokens, torch.randn(1, 7, 4, dtype=torch.float64), over={"1": -1}, widths={"0": 5})
     assert pruned.model[1].normalized_shape == (5,) and pruned.model[1].weight.shape == (5,)
+
+
+def test_a_norm_without_weights_follows_its_channels(oracle):
+    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 2))
+    tokens = torch.randn(1, 7, 4, dtype=torch.float64)
+    pruned = oracle(model, tokens, over={"1": (-1, "0.weight")}, form="module", widths={"0": 5})
+    assert pruned.model[1].normalized_shape == (5,)
 
 
 class Head1(nn.Module):

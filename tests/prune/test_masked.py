@@ -82,8 +82,21 @@ def by_its_mean(x):
         by_its_mean,
         lambda x: F.layer_norm(x, x.shape[-1:]),
         lambda x: F.rms_norm(x, x.shape[-1:], eps=1e-6),
+        lambda x: F.group_norm(x, 3),  # what it takes for space are the channels here
     ],
-    ids=["tanh", "softmax", "rms", "std", "var_mean", "norm", "3-norm", "mean", "layer_norm", "rms_norm"],
+    ids=[
+        "tanh",
+        "softmax",
+        "rms",
+        "std",
+        "var_mean",
+        "norm",
+        "3-norm",
+        "mean",
+        "layer_norm",
+        "rms_norm",
+        "group_norm",
+    ],
 )
 def test_a_function_of_the_channels_is_that_of_those_that_stay(function):
     model = Between(lambda self, x: function(x))

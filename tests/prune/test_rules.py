@@ -81,6 +81,8 @@ class Function(nn.Module):
         (lambda x: x.softmax(2), 6, "module"),
         (Function(lambda x: x / x.norm(dim=1, keepdim=True)), 6, "module"),
         (Function(lambda x: F.layer_norm(x, x.shape[-2:])), 6, "module"),
+        (lambda x: F.instance_norm(x), 6, "module"),
+        (lambda x: F.instance_norm(x.transpose(1, 2)).transpose(1, 2), 0, ""),
         (lambda x: torch.cat(x.split(2, 1), 1).mul(x), 6, "module"),
         (lambda x: torch.cat([x, x.new_zeros(x.shape)], 1), 6, "graph"),
         (lambda x: x + x.new_ones(6, 1, 1), 6, "graph"),
