@@ -15,6 +15,7 @@ from paretune import prune
 from paretune.cli import app
 from paretune.cuts import Cuts
 from paretune.errors import InfeasibleError, InputError, ParetuneError, RecipeError, RunError, SurgeryError
+from paretune.prune import _follow
 
 ROWS = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
 DATA = (torch.randn(16, 5, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3)
@@ -357,7 +358,9 @@ class Keeps(nn.Module):
         return self.b(y - self.mean)
 
 
-def test_nothing_that_a_forward_keeps_is_left_in_the_model_or_the_result():
+@pytest.mark.parametrize("cheap", [0, 1_000_000_000])  # run on fake tensors, and as it is
+def test_nothing_that_a_forward_keeps_is_left_in_the_model_or_the_result(cheap, monkeypatch):
+    monkeypatch.setattr(_follow, "_CHEAP", cheap)
     model = Keeps()
     pruned = prune.channels(model, ROWS, widths={"a": 4})
     for left in (model, pruned.model):

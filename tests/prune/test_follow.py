@@ -11,6 +11,7 @@ from torch import nn
 from paretune import prune
 from paretune.cuts import Cuts
 from paretune.errors import InfeasibleError, SurgeryError
+from paretune.prune import _follow
 
 TOKENS = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ROWS = torch.randn(2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -116,9 +117,11 @@ class Transformer(nn.Module):
         return self.out(x)
 
 
-@pytest.mark.parametrize(("heads", "head_dim", "layers"), [(4, 3, 1), (3, 4, 1), (4, 4, 1), (2, 2, 3)])
-def test_heads_that_are_left_are_counted(oracle, heads, head_dim, layers):
+@pytest.mark.parametrize("cheap", [0, 1_000_000_000])  # run on fake tensors, and as it is
+@pytest.mark.parametrize(("heads", "head_dim", "layers"), [(4, 3, 1), (4, 4, 1), (2, 2, 3)])
+def test_heads_that_are_left_are_counted(oracle, heads, head_dim, layers, cheap, monkeypatch):
     """A head may be as wide as there are heads, which only what the model computes can tell apart."""
+    monkeypatch.setattr(_follow, "_CHEAP", cheap)
     pruned = oracle(Transformer(heads, head_dim, layers), TOKENS, structures=("heads",), ratio=0.5, scope="local")
     left = heads - heads // 2
     assert pruned.cuts.form == "module"
@@ -191,7 +194,9 @@ def test_a_number_in_the_code_is_named_with_its_line_and_the_attributes_stay(ora
         prune.cut(analysis, selection, form="module")
 
 
-def test_the_search_ends_however_many_numbers_there_are():
+@pytest.mark.parametrize("cheap", [0, 1_000_000_000])
+def test_the_search_ends_however_many_numbers_there_are(cheap, monkeypatch):
+    monkeypatch.setattr(_follow, "_CHEAP", cheap)
     calls = []
 
     def stubborn(module, x):

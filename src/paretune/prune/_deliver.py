@@ -62,7 +62,8 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     if form != "graph":
         pruned = replay(copied(model), cuts)
         try:
-            for attributes in islice(follow(pruned, analysis.captured, state, keep), _CHOICES):
+            macs = analysis.macs * (analysis.captured.batch or 1)
+            for attributes in islice(follow(pruned, analysis.captured, state, keep, macs), _CHOICES):
                 expected = expected or masked_outputs(analysis, keep)
                 manifest = replace(cuts, attributes=(*cuts.attributes, *attributes))
                 wrong = _wrong(analysis, keep, expected, pruned) or _wrong_at_random(analysis, keep, manifest)
