@@ -223,6 +223,17 @@ def test_weights_are_those_of_an_independent_least_squares_layer_after_layer():
         torch.testing.assert_close(repaired.fc3.weight.data, weight, rtol=1e-5, atol=1e-7)
 
 
+def test_layers_behind_make_up_for_the_error_that_reaches_them_unless_told_not_to():
+    torch.manual_seed(1)
+    model, inputs = Mlp().double(), torch.randn(300, 5, dtype=torch.float64)
+    left = {}
+    for every in (True, False):
+        _, repaired, said = cut_and_repair(model, inputs, widths={"fc1": 6}, ridge=EXACT, every=every)
+        assert [row.layer for row in said.layers] == ["fc2", "fc3"][: 1 + every]
+        left[every] = float((outputs(model, inputs) - outputs(repaired, inputs)).square().mean())
+    assert left[True] < left[False]
+
+
 def test_what_is_said_of_a_layer_is_what_its_outputs_show():
     torch.manual_seed(1)
     model, inputs = Mlp().double(), torch.randn(300, 5, dtype=torch.float64)
@@ -421,7 +432,7 @@ def test_a_recurrent_layer_is_named_with_the_reason():
 
     model, inputs = Recurrent(), torch.randn(32, 5, 4)
     _, _, said = cut_and_repair(model, inputs, widths={"first": 4})
-    assert said.layers == ()
+    assert [row.layer for row in said.layers] == ["last"]  # it makes up for what the LSTM could not
     assert said.left == (("lstm.weight_ih_l0", "lstm does more with its weights than multiply what it reads"),)
 
 

@@ -90,7 +90,7 @@ def repair(
     *,
     samples: int | None = SAMPLES,
     ridge: float | None = None,
-    every: bool = False,
+    every: bool = True,
     seed: int = 0,
 ) -> Repaired:
     """Repair the weights of a pruned model in place.
@@ -100,7 +100,8 @@ def repair(
     samples: at most so many, drawn by `seed`, or the first batches of an iterator that hold as many; None: all.
     ridge: a fraction of the mean variance of a layer's inputs; None chooses it for each layer, by the error on the
         half of the data that was not used.
-    every: repair also the layers behind a cut that lost no input themselves, for the error that reaches them.
+    every: repair also the layers behind a cut that lost no input themselves, for the error that reaches them
+        (ResNet-20 with its residual sums kept whole: 0.3 points more); False takes half the time.
     """
     keep = keep_of(analysis, selection)
     _check_pruned(analysis, pruned)
