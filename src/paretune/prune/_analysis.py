@@ -26,6 +26,7 @@ from paretune.prune._graph import Numbers, numbers_per_sample, runnable
 from paretune.prune._groups import STRUCTURES, Group, build_groups, layer_name, settle
 from paretune.prune._ranking import smallest
 from paretune.prune._rules import rule_of
+from paretune.prune._scalars import Scalars, scalars_of
 from paretune.prune._shapes import settle_shapes
 from paretune.prune._surgery import Keep, blocked, kept
 from paretune.prune._units import Axis
@@ -83,6 +84,11 @@ class Analysis:
     def numbers(self) -> Numbers | None:
         """The numbers in the graph that follow the batch; None where it runs at the captured batch only."""
         return numbers_per_sample(self.model, self.captured)
+
+    @cached_property
+    def scalars(self) -> Scalars | None:
+        """The plain numbers that the model's own code computes with; None where it needs data to run."""
+        return scalars_of(self.model, self.captured.example)
 
     @cached_property
     def everything(self) -> Keep:

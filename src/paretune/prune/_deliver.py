@@ -29,6 +29,7 @@ from paretune.prune._graph import flattened, named_arguments
 from paretune.prune._masked import Masked
 from paretune.prune._random_weights import at_random
 from paretune.prune._rewrite import rewrite
+from paretune.prune._scalars import changed, scalars_of
 from paretune.prune._surgery import Keep, make_cuts
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
             for attributes in islice(follow(pruned, analysis.captured, state, keep, macs), _CHOICES):
                 expected = expected or masked_outputs(analysis, keep)
                 manifest = replace(cuts, attributes=(*cuts.attributes, *attributes))
-                wrong = _wrong(analysis, keep, expected, pruned) or _wrong_at_random(analysis, keep, manifest)
+                wrong = _rescaled(analysis, pruned) or _wrong(analysis, keep, expected, pruned)
+                wrong = wrong or _wrong_at_random(analysis, keep, manifest)
                 if not wrong:
                     return pruned, manifest, ()
                 problem = problem or wrong
@@ -123,6 +125,12 @@ def _draws(analysis: Analysis) -> list[str]:
         for node in analysis.captured.program.graph.nodes
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
     ]
+
+
+def _rescaled(analysis: Analysis, model: nn.Module) -> str:
+    """Return in words which number a cut model's code computes with that the uncut model's does not."""
+    other = changed(analysis.scalars, scalars_of(model, analysis.captured.example))
+    return f"it computes another function than the masked model: {other}" if other else ""
 
 
 def _wrong(analysis: Analysis, keep: Keep, expected: list[torch.Tensor], model: nn.Module) -> str:
