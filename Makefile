@@ -20,8 +20,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 demo: $(VENV)/.ready
 	$(BIN)/paretune demo
 
+# Two processes of one thread each: threads of several processes on the same cores wait for each other.
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check
