@@ -1,10 +1,11 @@
 """ResNet-20 on CIFAR-10, 30 % fewer multiply-accumulates, no training: what repair in closed form gives back.
 
-Several scores are tried with several scopes, every channel free to go, and once with the residual sums kept whole. Each cut is judged on the even test images (the validation set of these networks, `_cifar10`): as it
-is, with batch norm recalibrated, and repaired on 512 training images. The way that is best repaired is repaired
-once more on 2,048 training images with three seeds, and the odd test images are read. Beside it stand the same cut
-without repair, the step `prune.channels` at its defaults, and torch-pruning in whichever of its importances and
-helps is best on the even images, with batch norm recalibrated, which it does not do itself.
+Several scores are tried with several scopes, every channel free to go, and once with the residual sums kept whole.
+Each cut is judged on the even test images (the validation set of these networks, `_cifar10`): as it is, with batch
+norm recalibrated, and repaired on 512 training images. The way that is best repaired is repaired once more on
+2,048 training images with three seeds, and the odd test images are read. Beside it stand the same cut without
+repair, the step `prune.channels` at its defaults, and torch-pruning in whichever of its importances and helps is
+best on the even images, with batch norm recalibrated, which it does not do itself.
 
   --python PATH    an environment that has torch-pruning and paretune, instead of one made for this
 """
@@ -63,7 +64,7 @@ class Way:
 
 
 def ways(quick: bool) -> list[Way]:
-    """Return what is tried: every score with every scope, and with the sums kept, which leaves one kind of group."""
+    """Return what is tried; with the sums kept, all groups are of one kind, and `isomorphic` is `global`."""
     scores, scopes = (("l1",), ("global",)) if quick else (SCORES, SCOPES)
     free = [Way(score, scope, "cut") for score, scope in product(scores, scopes)]
     return free + [Way(score, "global", "kept") for score in scores]
