@@ -15,7 +15,7 @@ from paretune import prune
 from paretune.cli import app
 from paretune.cuts import Cuts
 from paretune.errors import InfeasibleError, InputError, ParetuneError, RecipeError, RunError, SurgeryError
-from paretune.prune import _follow
+from paretune.prune._surgery import follow as _follow
 
 ROWS = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
 DATA = (torch.randn(16, 5, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3)

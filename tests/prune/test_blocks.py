@@ -21,8 +21,8 @@ from paretune.cuts import Attribute, Cuts, Removed
 from paretune.data import call, tensors_of
 from paretune.errors import InfeasibleError, InputError, RunError, SurgeryError
 from paretune.export import export_onnx, run_file
-from paretune.prune._block_scores import influence
-from paretune.prune._residual import find_blocks
+from paretune.prune._depth.block_scores import influence
+from paretune.prune._depth.residual import find_blocks
 from paretune.recipe import Context, parse_recipe
 from paretune.task import Task
 from paretune.zoo import resnet_cifar

@@ -10,7 +10,7 @@ from torch import nn
 from paretune import prune
 from paretune.errors import InfeasibleError, InputError
 from paretune.measurement import Latency
-from paretune.prune import _budget
+from paretune.prune._selection import budget as _budget
 from paretune.target import Target
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from paretune.errors import SurgeryError
-from paretune.prune._capture import capture
+from paretune.prune._capture.capture import capture
 
 
 def test_a_batch_of_one_is_captured_as_two_and_modes_are_restored():

@@ -13,8 +13,8 @@ from torch.utils.data import TensorDataset
 from paretune import prune
 from paretune.errors import DataError, InputError, RunError
 from paretune.prune import scores
-from paretune.prune._evidence import evaluate, needs, role
-from paretune.prune._parts import makers, norms, parts_of
+from paretune.prune._couplings.parts import makers, norms, parts_of
+from paretune.prune._evidence.evidence import evaluate, needs, role
 from paretune.prune.scores._sparsegpt import inverse_diagonal
 
 
@@ -143,7 +143,7 @@ def test_what_layers_give_times_its_gradient_sample_by_sample(model, analysis):
         (scores.fisher, lambda a, g: (10 * (a * g).sum((2, 3))).square().sum(0) / 20),
         ({"taylor": {"of": "output"}}, lambda a, g: (a * g).sum((2, 3)).abs().sum(0)),
     ):
-        function = prune._selection.resolve_score(score) if isinstance(score, dict) else score
+        function = prune._selection.selection.resolve_score(score) if isinstance(score, dict) else score
         found = by_tensor(analysis, function, data=(X, Y), loss="cross_entropy")
         for name, (output, gradient) in expected.items():
             close(found[f"{name}.weight"], formula(output, gradient))

@@ -6,7 +6,7 @@ from torch import nn
 
 from paretune import prune
 from paretune.errors import SurgeryError
-from paretune.prune._fixed_flow import depends, reading, reads_of
+from paretune.prune._capture.fixed_flow import depends, reading, reads_of
 
 
 class Reads(nn.Module):

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 from paretune import prune
 from paretune.cuts import Cuts, fold_parametrizations, parametrized
 from paretune.errors import SurgeryError
-from paretune.prune._fold import computed_weights
+from paretune.prune._surgery.fold import computed_weights
 
 EXAMPLE = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -11,7 +11,7 @@ from torch import nn
 from paretune import prune
 from paretune.cuts import Cuts
 from paretune.errors import InfeasibleError, SurgeryError
-from paretune.prune import _follow
+from paretune.prune._surgery import follow as _follow
 
 TOKENS = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ROWS = torch.randn(2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

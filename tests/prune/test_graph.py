@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from paretune.prune._capture import capture
-from paretune.prune._graph import PerSample, named_arguments, numbers_per_sample, runnable
+from paretune.prune._capture.capture import capture
+from paretune.prune._capture.graph import PerSample, named_arguments, numbers_per_sample, runnable
 
 X = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from paretune import prune
 from paretune.prune._deliver import masked_outputs
-from paretune.prune._masked import Masked
+from paretune.prune._surgery.masked import Masked
 
 GONE, STAYS = [1, 4], [0, 2, 3, 5]
 ROWS = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

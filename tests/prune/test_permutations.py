@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from paretune.prune import _permutations
-from paretune.prune._capture import capture
-from paretune.prune._permutations import permutation_chains
+from paretune.prune._capture.capture import capture
+from paretune.prune._couplings import permutations as _permutations
+from paretune.prune._couplings.permutations import permutation_chains
 
 
 class Function(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 
 from paretune import prune
 from paretune.errors import InfeasibleError
-from paretune.prune._random_weights import at_random
+from paretune.prune._surgery.random_weights import at_random
 
 TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
 

@@ -7,7 +7,7 @@ from torch import nn
 from paretune import prune
 from paretune.errors import InputError
 from paretune.prune import scores
-from paretune.prune._parts import makers, parts_of
+from paretune.prune._couplings.parts import makers, parts_of
 from paretune.prune._ranking import kinds
 
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from paretune import prune
 from paretune.errors import DataError, InputError
-from paretune.prune import _repair, _twins
-from paretune.prune._repair import repair
-from paretune.prune._ridge import Ridge
+from paretune.prune._repair import repair as _repair
+from paretune.prune._repair import twins as _twins
+from paretune.prune._repair.repair import repair
+from paretune.prune._repair.ridge import Ridge
 from paretune.recipe import Context
 
 EXACT = 1e-12

@@ -12,8 +12,8 @@ from torch import nn
 from paretune import prune
 from paretune.cuts import Cuts, replay
 from paretune.graphs import from_json, to_json
-from paretune.prune._rewrite import rewrite
-from paretune.prune._surgery import make_cuts
+from paretune.prune._surgery.rewrite import rewrite
+from paretune.prune._surgery.surgery import make_cuts
 
 ROWS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 GONE, STAYS = [1, 4], [0, 2, 3, 5]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from paretune.prune import _ridge
-from paretune.prune._ridge import RIDGES, Ridge
+from paretune.prune._repair import ridge as _ridge
+from paretune.prune._repair.ridge import RIDGES, Ridge
 
 
 def rows(n, d, o, seed=0, noise=0.5):

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from paretune import prune
-from paretune.prune._couplings import NoRule
-from paretune.prune._rules import TABLE, rule_of
-from paretune.prune._rules.reshape import runs
+from paretune.prune._couplings.couplings import NoRule
+from paretune.prune._couplings.rules import TABLE, rule_of
+from paretune.prune._couplings.rules.reshape import runs
 
 
 def test_every_row_names_an_operator_that_exists():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from paretune import prune
-from paretune.prune._scalars import changed, scalars_of
+from paretune.prune._surgery.scalars import changed, scalars_of
 
 ROWS = torch.zeros(2, 6)
 

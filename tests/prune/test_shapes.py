@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from paretune import prune
-from paretune.prune._capture import capture
-from paretune.prune._shapes import settle_shapes
+from paretune.prune._capture.capture import capture
+from paretune.prune._capture.shapes import settle_shapes
 
 
 class Picks(nn.Module):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretune.prune._units import Units
+from paretune.prune._couplings.units import Units
 
 
 def naive_classes(count, pairs):

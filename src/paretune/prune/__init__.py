@@ -7,12 +7,13 @@ fresh model. `Channels` is the recipe's step `prune.channels`; the scores are in
 
 from paretune.cuts import replay
 from paretune.prune._analysis import Analysis, Layer, analyze
-from paretune.prune._blocks import Blocks, blocks
-from paretune.prune._channels import Channels, Prediction, Pruned, channels, cut, predict
-from paretune.prune._groups import STRUCTURES, Group
+from paretune.prune._channels import Channels, channels
+from paretune.prune._couplings.groups import STRUCTURES, Group
+from paretune.prune._cut import Prediction, Pruned, Selection, cut, predict
+from paretune.prune._depth.blocks import Blocks, blocks
 from paretune.prune._n_m import n_m
-from paretune.prune._repair import Repaired, repair
-from paretune.prune._selection import Selection, select
+from paretune.prune._repair.repair import Repaired, repair
+from paretune.prune._selection.selection import select
 from paretune.prune._structures import embedding, experts, heads, neurons
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Analysis: what of a model can be pruned, what not and why, and what any choice of channels would cost.
 
-Nothing is cut here. `analyze` captures the model, walks the graph (`_couplings`), settles the groups, and then
+Nothing is cut here. `analyze` captures the model, walks the graph (`couplings`), settles the groups, and then
 tries the groups on a copy: one bundle of each is removed and the model's own forward is run, since widths that
 are written in the code do not show in the graph. A group whose cut the code does not follow is pinned, with the
 user's line.
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from paretune.errors import InfeasibleError, InputError, names_of, nearest
-from paretune.prune._capture import Capture, capture
-from paretune.prune._couplings import Couplings, couple
-from paretune.prune._fold import computed_weights, fold_computed, without_parametrizations
-from paretune.prune._given import given
-from paretune.prune._graph import Numbers, numbers_per_sample, runnable
-from paretune.prune._groups import STRUCTURES, Group, build_groups, layer_name, settle
+from paretune.prune._capture.capture import Capture, capture
+from paretune.prune._capture.given import given
+from paretune.prune._capture.graph import Numbers, numbers_per_sample, runnable
+from paretune.prune._capture.shapes import settle_shapes
+from paretune.prune._couplings.couplings import Couplings, couple
+from paretune.prune._couplings.groups import STRUCTURES, Group, build_groups, layer_name, settle
+from paretune.prune._couplings.rules import rule_of
+from paretune.prune._couplings.units import Axis
 from paretune.prune._ranking import smallest
-from paretune.prune._rules import rule_of
-from paretune.prune._scalars import Scalars, scalars_of
-from paretune.prune._shapes import settle_shapes
-from paretune.prune._surgery import Keep, blocked, kept
-from paretune.prune._units import Axis
+from paretune.prune._surgery.fold import computed_weights, fold_computed, without_parametrizations
+from paretune.prune._surgery.scalars import Scalars, scalars_of
+from paretune.prune._surgery.surgery import Keep, blocked, kept
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Channel pruning: whole channels of coupled layers go, and the tensors become smaller.
 
-Groups come from the captured graph (`_couplings`), scores from `prune.scores`, the choice from `_selection`, the
-cut from `_surgery`. The result is a plain module of the user's own class with smaller layers; what was done is in
+Groups come from the captured graph (`couplings`), scores from `prune.scores`, the choice from `selection`, the
+cut from `surgery`. The result is a plain module of the user's own class with smaller layers; what was done is in
 its `Cuts`. The cut model is compared with the uncut one in which the same channels are masked before it is
 handed over, and refused where it computes anything else. Under layer and group norm, whose statistics change with
 the cut, only that it runs and the shape of its output are checked.
@@ -18,50 +18,27 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
 from torch import nn
 
-from paretune.cuts import Cuts
 from paretune.errors import InputError, RecipeError, nearest
 from paretune.prune._analysis import Analysis, analyze, only
-from paretune.prune._budget import BUDGETS, target_amount
-from paretune.prune._deliver import deliver
-from paretune.prune._evidence import NEED_DATA, batches_of, needs
-from paretune.prune._groups import STRUCTURES
+from paretune.prune._couplings.groups import STRUCTURES
+from paretune.prune._cut import FORMS, Pruned, Selection, check_form, cut, predict
+from paretune.prune._evidence.batches import batches_of
+from paretune.prune._evidence.evidence import NEED_DATA, needs
 from paretune.prune._probe import followed
-from paretune.prune._selection import COMBINE, SCOPES, ScoreSpec, Selection, keep_of, resolve_score, select
+from paretune.prune._repair.repair import SAMPLES, repair
+from paretune.prune._selection.budget import BUDGETS, target_amount
+from paretune.prune._selection.selection import (
+    COMBINE,
+    SCOPES,
+    ScoreSpec,
+    resolve_score,
+    select,
+)
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
 from paretune.target import Target
 
 if TYPE_CHECKING:
     from paretune.task import Task
-
-
-FORMS = ("auto", "module", "graph")
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A pruned copy of a model."""
-
-    model: nn.Module
-    cuts: Cuts
-    """The manifest: `prune.replay(fresh_model, cuts)` does the same again."""
-    unprunable: tuple[tuple[str, str, str], ...]
-    """(layer, reason, what would make it prunable), for layers that cannot lose a channel."""
-    before: dict[str, int]
-    """{"macs": for one sample, "params": tied ones once} of the model as given."""
-    after: dict[str, int]
-    widths: dict[str, int]
-    """Channels that the first layer of each group keeps, for the groups that lost some."""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a selection would leave, without doing it."""
-
-    layers: list[dict[str, Any]]
-    """One row per layer; `shape` is its output now, `after` its output after the cut."""
-    macs: int
-    params: int
 
 
 def channels(
@@ -139,47 +116,12 @@ def repaired(
     analysis: Analysis, selection: Selection, pruned: Pruned, data: Any, *, samples: int | None, seed: int
 ) -> Pruned:
     """Repair a pruned model in place (`prune.repair`) and return it with what was done in its notes."""
-    from paretune.prune._repair import SAMPLES, repair
 
     count = SAMPLES if samples is None else samples  # a whole training set would take hours and give no more
     done = repair(analysis, selection, pruned, data, samples=count, seed=seed)
     note = f"{len(done.layers)} layers were repaired in closed form on {done.samples} samples"
     left = tuple(f"{layer} was not repaired: {why}" for layer, why in done.left)
     return replace(pruned, notes=(*pruned.notes, *((note,) if done.layers else ()), *left))
-
-
-def check_form(form: str) -> str:
-    """Return the form, or raise an InputError with the nearest right name."""
-    if form not in FORMS:
-        raise InputError(f"form='{form}' must be one of {', '.join(FORMS)}.{nearest(str(form), FORMS)}")
-    return form
-
-
-def predict(analysis: Analysis, selection: Selection) -> Prediction:
-    """Return shapes, MACs and parameters after a selection is cut: exact, nothing is cut or run."""
-    keep = keep_of(analysis, selection)
-    return Prediction(analysis.table(keep), analysis.macs_of(keep), analysis.params_of(keep))
-
-
-def cut(analysis: Analysis, selection: Selection, *, form: str = "auto") -> Pruned:
-    """Cut a selection out of a copy of the analysed model, and check the copy against the masked model."""
-    keep = keep_of(analysis, selection)
-    check_form(form)
-    pruned, cuts, notes = deliver(analysis, keep, form)
-    cuts = replace(cuts, folded=analysis.folded, base=analysis.base)
-    after = {"macs": analysis.macs_of(keep), "params": analysis.params_of(keep)}
-    left = sum(parameter.numel() for parameter in pruned.parameters())
-    if left < after["params"]:  # modules that nothing reads any more went as a whole: experts, training branches
-        after = {"macs": analyze(pruned, analysis.captured.example).macs, "params": left}
-    return Pruned(
-        model=pruned,
-        cuts=cuts,
-        unprunable=analysis.unprunable,
-        before={"macs": analysis.macs, "params": analysis.params},
-        after=after,
-        widths=selection.widths,
-        notes=(*analysis.notes, *selection.notes, *notes),
-    )
 
 
 @final

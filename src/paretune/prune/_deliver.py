@@ -1,9 +1,9 @@
 """Delivery: a selection becomes a model, and is compared with what it must compute before it is handed over.
 
 The user's own module is tried first: its tensors are cut, and numbers in its attributes are set where they held a
-width that changed (`_follow`). Where its code does not follow, the captured graph is rewritten (`_rewrite`) and
+width that changed (`follow`). Where its code does not follow, the captured graph is rewritten (`rewrite`) and
 runs over the same tensors. Whichever it is computes what the uncut model computes with the same channels masked
-(`_masked`), with its own weights and with random ones, or it is refused.
+(`masked`), with its own weights and with random ones, or it is refused.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from paretune.cuts import Cuts, replay
 from paretune.data import call, map_tensors
 from paretune.errors import SurgeryError
 from paretune.graphs import to_json
-from paretune.prune._capture import evaluating, in_words, user_line
-from paretune.prune._fold import own_names
-from paretune.prune._follow import follow
-from paretune.prune._given import copied, require_values, unchanged
-from paretune.prune._graph import flattened, named_arguments
-from paretune.prune._masked import Masked
-from paretune.prune._random_weights import at_random
-from paretune.prune._rewrite import rewrite
-from paretune.prune._scalars import changed, scalars_of
-from paretune.prune._surgery import Keep, make_cuts
+from paretune.prune._capture.capture import evaluating, in_words, user_line
+from paretune.prune._capture.given import copied, require_values, unchanged
+from paretune.prune._capture.graph import flattened, named_arguments
+from paretune.prune._surgery.fold import own_names
+from paretune.prune._surgery.follow import follow
+from paretune.prune._surgery.masked import Masked
+from paretune.prune._surgery.random_weights import at_random
+from paretune.prune._surgery.rewrite import rewrite
+from paretune.prune._surgery.scalars import changed, scalars_of
+from paretune.prune._surgery.surgery import Keep, make_cuts
 
 if TYPE_CHECKING:
     from paretune.prune._analysis import Analysis

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from paretune.errors import SurgeryError
 from paretune.prune._analysis import Analysis, with_groups
-from paretune.prune._couplings import every_axis
+from paretune.prune._couplings.couplings import every_axis
+from paretune.prune._couplings.groups import Group
 from paretune.prune._deliver import deliver, require_own_forward
-from paretune.prune._groups import Group
 
 _REMEDY = (
     "sizes taken from the tensor (x.shape[1], -1) where they are written in the code, "

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.prune._couplings import Couplings
-from paretune.prune._groups import Group, layer_name
-from paretune.prune._parts import Part, operator_of
-from paretune.prune._units import Axis
+from paretune.prune._couplings.couplings import Couplings
+from paretune.prune._couplings.groups import Group, layer_name
+from paretune.prune._couplings.parts import Part, operator_of
+from paretune.prune._couplings.units import Axis
 
 Values = NDArray[np.float64]
 

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from paretune.errors import InputError
-from paretune.prune._channels import Pruned, channels
+from paretune.prune._channels import channels
+from paretune.prune._cut import Pruned
 
 
 def heads(model: nn.Module, example: Any, *, within: bool = False, **how: Any) -> Pruned:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from paretune.errors import InputError
-from paretune.prune._evidence import SIDES, needs, role
+from paretune.prune._evidence.evidence import SIDES, needs, role
 
 UNITS, OTHER, SAMPLES, KERNEL = 6, 4, 5, (3, 3)
 WEIGHT = (UNITS, OTHER, *KERNEL)

@@ -100,7 +100,7 @@ def test_the_target_of_the_run_is_what_is_timed_on(tiny_task, monkeypatch):
         seen.append((name, asked, target))
         raise InputError("enough")
 
-    monkeypatch.setattr("paretune.prune._selection.budget", budget)
+    monkeypatch.setattr("paretune.prune._selection.selection.budget", budget)
     with pytest.raises(InputError, match="enough"):
         weights(prune.Channels(latency="0.5x"), tiny_task, target=Target(threads=2))
     assert seen == [("latency", "0.5x", Target(threads=2))]

@@ -1,0 +1,1 @@
+"""Capture: the model as a graph of ATen operators that runs."""

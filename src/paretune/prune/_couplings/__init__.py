@@ -1,0 +1,1 @@
+"""Couplings: which slices of which parameters go together, and in what groups."""

@@ -1,0 +1,202 @@
+"""Operators that reduce over axes, or normalise along them without parameters.
+
+A mean over space leaves the channels alone. A sum over the channels has no parameter that could be cut with a
+channel: removing one would change the sum, so such an axis cannot be cut. Statistics of a norm that is written out
+(a mean that is subtracted, a mean square whose root divides, a vector norm that divides, a softmax) are taken over
+what stays, as in layer norm.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from paretune.prune._couplings.couplings import Axes, Couplings, NoRule, Rule, axis_index
+from paretune.prune._couplings.units import Axis
+
+
+def reduce(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Any:
+    """Drop the reduced axes, or keep them with size 1."""
+    axes = state.axes(next(iter(arguments.values())))
+    dims = _dims(arguments, len(axes))
+    source = next(iter(arguments.values()))
+    for dim in dims:
+        if base_name(node) == "sum" and state.vanishes(axes[dim]):
+            state.mask(node, source, dim, axes[dim])
+        elif is_statistic(node):
+            state.mask(node, source, dim, axes[dim], statistic=True)
+            state.role("normalised", axes[dim])
+        else:
+            state.pin(node, axes[dim], "reduces over this axis", "a layer with weights in its place")
+    out: list[Axis] = []
+    for dim, axis in enumerate(axes):
+        if dim not in dims:
+            out.append(axis)
+        elif arguments.get("keepdim"):
+            out.append(state.fixed(node, 1))
+    sample = node.meta["val"]
+    return out if isinstance(sample, torch.Tensor) else [list(out) for _ in sample]
+
+
+def along(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Any:
+    """Keep all axes; those that the operator works along are pinned."""
+    axes = state.axes(next(iter(arguments.values())))
+    for dim in _dims(arguments, len(axes)):
+        state.pin(node, axes[dim], "works along this axis", "another axis")
+    sample = node.meta["val"]
+    parts = [sample] if isinstance(sample, torch.Tensor) else list(sample)
+    if any(len(part.shape) != len(axes) for part in parts):
+        raise NoRule
+    sizes = [int(size) for size in parts[0].shape]
+    out = [a if len(a) == size else state.fixed(node, size) for a, size in zip(axes, sizes, strict=True)]
+    return out if isinstance(sample, torch.Tensor) else [list(out) for _ in parts]
+
+
+_MOMENTS = ("mean", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm")
+_PASSING = (
+    "clamp",
+    "clamp_min",
+    "expand",
+    "expand_as",
+    "add",
+    "clone",
+    "maximum",
+    "to",
+    "_to_copy",
+    "type_as",
+    "pow",
+)
+_ROOTS = ("rsqrt", "sqrt")
+
+
+def base_name(node: Any) -> str:
+    """Return an operator's name without namespace, overload and the underscore of in-place; empty for others."""
+    schema = getattr(node.target, "_schema", None) if isinstance(node, fx.Node) else None
+    return str(schema.name).removeprefix("aten::").rstrip("_") if schema else ""
+
+
+def is_statistic(node: fx.Node) -> bool:
+    """Tell whether a reduction is a statistic of a norm: it only shifts or divides what it was taken of."""
+    name = base_name(node)
+    return name in _MOMENTS and bool(node.users) and all(_normalises(user, node, node, 0) for user in node.users)
+
+
+def _normalises(user: fx.Node, value: fx.Node, moment: fx.Node, depth: int) -> bool:
+    kind, name = base_name(user), base_name(moment)
+    if depth > 6 or not user.users:
+        return False
+    if kind in _ROOTS or (kind == "pow" and user.args[1] in (0.5, -0.5)):
+        return True
+    if kind == "div" and user.args[1] is value:
+        # a mean square without its root is no norm; a mean that divides what it was taken of is one (ConvNeXt V2)
+        return name != "mean" or user.args[0] is moment.args[0]
+    if kind == "sub" and user.args[1] is value:
+        if name in ("var_mean", "std_mean"):
+            return depth == 1 and bool(value.args[1] == 1)
+        return name == "mean" and depth == 0
+    if user.target is operator.getitem or kind in _PASSING:
+        return all(_normalises(after, user, moment, depth + 1) for after in user.users)
+    return False
+
+
+def softmax(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Keep all axes; the sum runs over what stays."""
+    source = next(iter(arguments.values()))
+    axes = state.axes(source)
+    dim = axis_index(arguments["dim"], len(axes))
+    state.mask(node, source, dim, axes[dim], statistic=True)
+    return [*axes[:dim], state.vanish(axes[dim]), *axes[dim + 1 :]] if (axes[dim] >= 0).any() else axes
+
+
+def topk(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> list[Axes]:
+    """Choose positions of an axis: what it gives are values and positions, of those that stay."""
+    axes = list(state.axes(arguments["self"]))
+    dim = axis_index(arguments["dim"], len(axes))
+    if (axes[dim] >= 0).any():
+        state.mask(node, arguments["self"], dim, axes[dim], statistic=True)
+        state.minima.append((axes[dim], int(arguments["k"])))
+        state.pointers[node] = axes[dim]
+        state.role("experts", axes[dim])
+    chosen = [*axes[:dim], state.fixed(node, int(arguments["k"])), *axes[dim + 1 :]]
+    return [chosen, list(chosen)]
+
+
+def triangle(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Keep all axes; the last two are told apart by position."""
+    axes = state.axes(arguments["self"])
+    for axis in axes[-2:]:
+        state.pin(node, axis, "tells positions of this axis apart by their number")
+    return axes
+
+
+def transform(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Fourier transforms: axes that are transformed are pinned, the others pass."""
+    axes, shape = state.axes(arguments["self"]), [int(size) for size in node.meta["val"].shape]
+    dims = arguments.get("dim", -1)
+    last = (
+        range(len(axes) - 2, len(axes)) if dims is None else (dims if isinstance(dims, list | tuple) else [dims])
+    )
+    out = list(axes)
+    for dim in (axis_index(d, len(axes)) for d in last):
+        state.pin(node, axes[dim], "transforms this axis")
+        out[dim] = state.fixed(node, shape[dim])
+    return out
+
+
+def _dims(arguments: dict[str, Any], rank: int) -> set[int]:
+    dims = arguments.get("dim")
+    if dims is None or (isinstance(dims, list | tuple) and not dims):
+        return set(range(rank))
+    return {axis_index(dim, rank) for dim in (dims if isinstance(dims, list | tuple) else [dims])}
+
+
+def glu(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Gate one half of an axis by the other: both halves lose the same positions."""
+    axes = list(state.axes(arguments["self"]))
+    dim = axis_index(arguments["dim"], len(axes))
+    first, second = axes[dim].reshape(2, -1)
+    state.union(first, second)
+    axes[dim] = first
+    return axes
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(
+        (
+            "mean",
+            "sum",
+            "amax",
+            "amin",
+            "max",
+            "min",
+            "std",
+            "var",
+            "std_mean",
+            "var_mean",
+            "any",
+            "all",
+            "prod",
+            "argmax",
+            "argmin",
+            "norm",
+            "linalg_vector_norm",
+            "logsumexp",
+            "nansum",
+            "median",
+        ),
+        reduce,
+    ),
+    **dict.fromkeys(
+        ("log_softmax", "_log_softmax", "cumsum", "cumprod", "logcumsumexp", "sort", "argsort"), along
+    ),
+    **dict.fromkeys(("softmax", "_softmax"), softmax),
+    "topk": topk,
+    **dict.fromkeys(("tril", "triu"), triangle),
+    **dict.fromkeys(
+        [f"fft_{kind}{rank}" for kind in ("fft", "ifft", "rfft", "irfft") for rank in ("", "2", "n")], transform
+    ),
+    "glu": glu,
+}

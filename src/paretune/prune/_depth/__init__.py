@@ -1,0 +1,1 @@
+"""Depth: whole residual blocks, found, ordered and removed."""

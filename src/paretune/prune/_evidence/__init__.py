@@ -1,0 +1,1 @@
+"""Evidence: what scores look at, collected while the captured graph runs."""

@@ -1,0 +1,1 @@
+"""One-shot repair: kept weights make up for what went, in closed form."""

@@ -1,0 +1,1 @@
+"""Selection: which channels go, and what the budgets count."""

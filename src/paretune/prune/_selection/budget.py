@@ -1,0 +1,172 @@
+"""Budgets: what a cut model may cost, as a function of what is removed.
+
+MACs, parameters and bytes are counted from the analysis, exactly and without a cut. Latency is measured: the
+candidate is really cut, exported, and timed against the whole model in interleaved rounds on the target.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from paretune.data import map_tensors
+from paretune.errors import InputError, is_number
+from paretune.prune._couplings.units import Axis
+from paretune.prune._cut import Selection, cut
+from paretune.prune._surgery.surgery import Keep, kept
+from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, amount
+from paretune.target import Target
+
+if TYPE_CHECKING:
+    from paretune.measurement import Latency
+    from paretune.prune._analysis import Analysis
+
+COUNTS = {"K": 1e3, "M": 1e6, "G": 1e9}
+BYTES = {**SIZE_UNITS, "GB": 1e9, "GiB": 1024.0**3}
+BUDGETS: dict[str, tuple[dict[str, float], str, str]] = {
+    "macs": (COUNTS, "multiply-accumulates", "20M"),
+    "params": (COUNTS, "parameters", "1M"),
+    "size": (BYTES, "bytes", "200KB"),
+    "latency": (LATENCY_UNITS, "ms", "2ms"),
+}
+"""What may be bounded: the units of an amount, what is counted, and an example of an amount."""
+MARGIN = 0.97
+"""A timing must hold its bound with this to spare: the shipped model is timed anew, with its own noise."""
+SECONDS = 1.0
+"""How long one candidate is timed."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A bound, and how to tell what a choice costs."""
+
+    name: str
+    asked: float | str
+    limit: float
+    full: float
+    """What the whole model costs."""
+    unit: str
+    cost: Callable[[Axis], float]
+    """Units that are removed -> cost."""
+    notes: Callable[[Axis], tuple[str, ...]] = lambda removed: ()
+    """Units that are removed -> what the user should know of how that cost came about."""
+    measured: bool = False
+    """True where a cost takes seconds and is known to a few percent only."""
+
+
+def target_amount(name: str, value: float | str, full: float) -> float:
+    """Return the amount to keep: a fraction of `full` (0.5 or "0.5x"), or the amount itself ("20M", above 1)."""
+    units, what, example = BUDGETS[name]
+    if isinstance(value, str):
+        number, relative = amount(value, units, name)
+    else:
+        number = float(value) if is_number(value) else math.nan
+        relative = 0 < number <= 1
+    if not number > 0 or (relative and number > 1):
+        raise InputError(
+            f"prune.channels: {name}={value} must be above 0 and at most 1, or an amount like '{example}'; "
+            f"{name}=0.5 keeps half of the {'time' if name == 'latency' else what}"
+        )
+    return number * full if relative else number
+
+
+def budget(analysis: Analysis, name: str, asked: float | str, target: Target | None = None) -> Budget:
+    """Return the budget of that name (one of BUDGETS); latency is that on the target."""
+    if name == "latency":
+        return _timed_budget(Timing(analysis, target or Target()), asked)
+    counts: dict[str, Callable[[Keep], float]] = {
+        "macs": analysis.macs_of,
+        "params": analysis.params_of,
+        "size": lambda keep: size_of(analysis, keep),
+    }
+    count, full = counts[name], counts[name](analysis.everything)
+    limit = target_amount(name, asked, full)
+    return Budget(name, asked, limit, full, BUDGETS[name][1], lambda removed: count(analysis.keep(removed)))
+
+
+def _timed_budget(timing: Timing, asked: float | str) -> Budget:
+    whole = timing.timed(np.empty(0, np.int64)).median_ms
+    limit = target_amount("latency", asked, whole)
+    relative = target_amount("latency", asked, 2 * whole) != limit
+
+    def cost(removed: Axis) -> float:
+        seen = timing.timed(removed)
+        return seen.ratio * whole if relative else seen.median_ms
+
+    return Budget("latency", asked, MARGIN * limit, whole, "ms", cost, timing.notes, measured=True)
+
+
+def size_of(analysis: Analysis, keep: Keep) -> int:
+    """Return the bytes of the state dict once only `keep` stays: every parameter and buffer once, in its own type.
+
+    An exported file holds these and a few KB of graph; batch norms that it folds make it a little smaller.
+    """
+    state, total, seen = analysis.couplings, 0, set[int]()
+    grouped = {(read.tensor, read.axis): read.units[0] for read in state.reads if read.units.ndim == 2}
+    for name, tensor in analysis.model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        axes = state.tensors.get(name, [np.full(size, -1) for size in tensor.shape])
+        left = [int(kept(keep, grouped.get((name, index), axis)).sum()) for index, axis in enumerate(axes)]
+        total += math.prod(left) * tensor.element_size()
+    return total
+
+
+class Timing:
+    """Times cut candidates against the whole model on a target; each choice once."""
+
+    def __init__(self, analysis: Analysis, target: Target) -> None:
+        self.analysis, self.target = analysis, target
+        self.seen: dict[bytes, Latency] = {}
+        """By the units that are removed."""
+        self._folder = tempfile.TemporaryDirectory(prefix="paretune-")
+        self._example = _as_given(analysis)
+        self._whole = self._write(analysis.model, "whole")
+
+    def timed(self, removed: Axis) -> Latency:
+        """Cut, export and time the model without these units."""
+        key = np.sort(removed).tobytes()
+        if key not in self.seen:
+            self.seen[key] = self._time(removed)
+        return self.seen[key]
+
+    def notes(self, removed: Axis) -> tuple[str, ...]:
+        """Return what was timed, in words."""
+        seen, target = self.timed(removed), self.target
+        noise = "; the machine was too noisy for a verdict" if seen.verdict == "too noisy" else ""
+        return (
+            f"latency: {seen.median_ms:.3g} ms, {seen.ratio:.2f} ({seen.ratio_low:.2f} to {seen.ratio_high:.2f}) "
+            f"of the whole model's, on {target.runtime} with {target.threads} threads at batch {target.batch}, "
+            f"one of {len(self.seen)} shapes that were timed{noise}",
+        )
+
+    def _time(self, removed: Axis) -> Latency:
+        from paretune.measure import latency
+
+        files = [self._whole]
+        if len(removed):
+            files.append(self._write(cut(self.analysis, Selection(removed, {})).model, "cut"))
+        return latency(files, self.target, seconds=SECONDS, inputs=self._example)[-1]
+
+    def _write(self, model: nn.Module, name: str) -> Path:
+        from paretune.export import export_onnx, save, strip
+
+        return save(strip(export_onnx(model, self._example).graph), Path(self._folder.name) / f"{name}.onnx")
+
+
+def _as_given(analysis: Analysis) -> Any:
+    """Return the example with the batch that it had before capture repeated it."""
+    captured = analysis.captured
+    if captured.repeat == 1:
+        return captured.example
+    return map_tensors(
+        lambda t: t[: len(t) // captured.repeat] if t.dim() and len(t) == captured.batch else t, captured.example
+    )

@@ -1,0 +1,441 @@
+"""Selection: which channels go. By ratio, threshold, widths, or a budget of MACs, parameters, bytes or time.
+
+In each group the bundles are ranked (`_ranking`), and what is chosen is how many of the lowest go: every target
+is then a search over one number. Of every axis that is cut at least one channel stays (the best), or the
+`multiple` that is asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from paretune.errors import InfeasibleError, InputError, check_whole, is_number, names_of, nearest
+from paretune.methods import find
+from paretune.prune._analysis import Analysis, require_groups
+from paretune.prune._capture.given import require_values
+from paretune.prune._couplings.couplings import Slice
+from paretune.prune._couplings.groups import Group, channels_per_bundle, layer_name
+from paretune.prune._couplings.parts import makers, norms, parts_of
+from paretune.prune._couplings.units import Axis
+from paretune.prune._cut import Selection
+from paretune.prune._evidence.batches import batches_of
+from paretune.prune._evidence.evidence import OF_SAMPLES, Score, evaluate, name_of, needs, role
+from paretune.prune._ranking import Ranked, by_makers, kinds, rank, removed_units
+from paretune.prune._selection.budget import BUDGETS, Budget, budget, target_amount
+from paretune.prune._surgery.surgery import kept
+from paretune.target import Target
+
+COMBINE = ("mean", "sum", "max", "first")
+SCOPES = ("global", "local", "isomorphic")
+PRECISION = 1 / 32
+"""A budget that is measured is searched to this fraction of the way from nothing to all that can go."""
+
+ScoreSpec = str | Mapping[str, Mapping[str, Any] | None]
+"""`l1`, or with options `{"taylor": {"of": "output"}}`."""
+
+
+def select(
+    analysis: Analysis,
+    *,
+    ratio: float | None = None,
+    threshold: float | None = None,
+    macs: float | str | None = None,
+    params: float | str | None = None,
+    size: float | str | None = None,
+    latency: float | str | None = None,
+    widths: Mapping[str, int] | None = None,
+    score: ScoreSpec | Score = "l1",
+    scope: str = "global",
+    multiple: int = 1,
+    protect: Iterable[str] = (),
+    combine: str = "mean",
+    data: Any = None,
+    loss: Any = None,
+    samples: int | None = None,
+    seed: int = 0,
+    target: Target | None = None,
+) -> Selection:
+    """Choose the channels to remove; give exactly one of ratio, threshold, widths, macs, params, size and latency.
+
+    ratio: the fraction of prunable channels to remove, in [0, 1), of all together (scope "global"), of each
+        group ("local") or of each kind ("isomorphic"); channels that are coupled count once.
+    threshold: channels whose score is above it stay, the others go.
+    widths: channels that layers keep, by the name or glob of the layer that makes them: {"layer1.*.conv1": 16}.
+    macs, params: multiply-accumulates or parameters to keep, as a fraction of the model's in (0, 1], or as an
+        amount ("20M").
+    size: bytes of the state dict to keep, parameters and buffers in their own type, likewise ("200KB").
+    latency: time to keep, a fraction ("0.5x") or an amount ("2ms"): a handful of candidates are cut, exported and
+        timed on `target` beside the whole model, so that it takes a minute and another machine may differ.
+    score: a name that `paretune methods scores` lists, one with options ({"taylor": {"of": "output"}}), or a
+        function that names its evidence (`prune._evidence`).
+    scope: "global": all groups are ranked together, each one's scores divided by their mean; "isomorphic": so are
+        groups of one kind, and every kind loses the same part (`prune._ranking.kinds`); "local": every group does.
+    multiple: widths after the cut are multiples of this, at least one; a group that cannot get there stays whole.
+    protect: names or globs of layers, or of modules with all that is in them, that keep the channels they make.
+    combine: how the scores of coupled slices become one: mean, sum, max, or that of the first layer.
+    data, loss: for scores that need them, as a Task takes `train` and `loss`; at most `samples` samples, drawn by
+        `seed`, or all of them.
+    """
+    if not isinstance(analysis, Analysis):
+        raise InputError(
+            f"select takes what prune.analyze(model, example) gives, and got a {type(analysis).__name__}"
+        )
+    targets = {"ratio": ratio, "threshold": threshold, "widths": widths}
+    budgets = {"macs": macs, "params": params, "size": size, "latency": latency}
+    _check(scope=scope, multiple=multiple, combine=combine, **targets, **budgets)
+    check_whole("prune.channels: samples", samples)
+    check_whole("prune.channels: seed", seed, least=0)
+    function = resolve_score(score)
+    require_groups(analysis)
+    require_values(analysis.model)
+    data = batches_of(data)
+    free = unprotected(analysis, protect)
+    normalise = threshold is None and scope != "local"
+    ranked, unknown = _scored(analysis, free, function, combine, normalise, data, loss, samples, seed)
+    if multiple > 1 and widths is None:
+        ranked = [part for r in ranked for part in by_makers(analysis.couplings, r)]
+    bound = next((budget(analysis, n, asked, target) for n, asked in budgets.items() if asked is not None), None)
+    asked: list[int] | None = None
+    if widths is not None:
+        counts, multiple = _by_widths(ranked, analysis, widths, unknown), 1
+    elif threshold is not None:
+        asked = [int((r.scores <= threshold).sum()) for r in ranked]
+        counts = _nearest(ranked, asked, multiple)
+    elif ratio is not None and scope == "local":
+        asked = [min(len(r.bundles), int(ratio * r.size + 1e-9)) for r in ranked]
+        counts = _nearest(ranked, asked, multiple)
+    else:
+        path = _path(ranked, multiple, _kinds(analysis, ranked) if scope == "isomorphic" else None)
+        if ratio is not None:
+            within = path.gone <= ratio * path.total + 1e-9
+            counts = path.counts(int(within.sum()))
+            if within.all() and (path.gone < np.floor(ratio * path.total)).all():  # every group is at its least
+                asked = [len(r.bundles) for r in ranked]
+        else:
+            assert bound is not None
+            counts = _by_budget(ranked, bound, path, scope, multiple)
+    removed = removed_units(ranked, counts)
+    keep = analysis.keep(removed)
+    lost = {r.group.layers[0]: r.group.makes[0] for r, k in zip(ranked, counts, strict=True) if k}
+    after = {layer: int(kept(keep, made.units).sum()) for layer, made in lost.items()}
+    whole = [f"{group.title} keeps its {group.width} channels: {why}" for group, why in unknown]
+    told = bound.notes(removed) if bound is not None else ()
+    notes = (*_stuck(ranked, multiple), *_emptied(ranked, counts, asked or counts, multiple), *whole, *told)
+    return Selection(removed, after, notes, analysis.couplings.units.count)
+
+
+def _scored(
+    analysis: Analysis,
+    groups: tuple[Group, ...],
+    score: Score,
+    combine: str,
+    normalise: bool,
+    data: Any,
+    loss: Any,
+    samples: int | None,
+    seed: int,
+) -> tuple[list[Ranked], list[tuple[Group, str]]]:
+    """Return the groups ranked, and those that have no score and therefore stay whole, with the reason."""
+    state, names = analysis.couplings, needs(score)
+    slices = {
+        "makes": state.makes if any(name in OF_SAMPLES for name in names) else makers(groups),
+        "reads": state.reads,
+        "norms": norms(state),
+    }[role(score)]
+    parts = parts_of(state, groups, slices)
+    values = evaluate(analysis, parts, score, data=data, loss=loss, samples=samples, seed=seed)
+    ranked, unknown = rank(state, groups, parts, values, combine, normalise=normalise)
+    needed = f"score '{name_of(score)}' needs {', '.join(names)}, which"
+    if groups and not ranked:
+        raise InputError(
+            f"prune.channels: {needed} no layer that can be pruned has for all of its channels; choose another "
+            "score, for example l1"
+        )
+    return ranked, [(group, f"{needed} not all of them have") for group in unknown]
+
+
+def _kinds(analysis: Analysis, ranked: list[Ranked]) -> list[int]:
+    state, groups = analysis.couplings, [r.group for r in ranked]
+    return kinds(state, groups, parts_of(state, groups, [*makers(groups), *state.reads]))
+
+
+def unprotected(analysis: Analysis, protect: Iterable[str]) -> tuple[Group, ...]:
+    """Return the groups none of whose layers is protected; a name that matches nothing is an InputError."""
+    patterns = names_of("protect", protect)
+    layers = [layer.name for layer in analysis.layers]
+    for pattern in patterns:
+        if not any(_matches(layer, pattern) for layer in layers):
+            raise InputError(
+                f"protect: '{pattern}' matches no layer.{nearest(pattern, layers)} Names are those of "
+                "model.named_modules(), globs are allowed: 'layer1.*'"
+            )
+    return tuple(
+        group
+        for group in analysis.groups
+        if not any(_matches(layer, pattern) for layer in group.layers for pattern in patterns)
+    )
+
+
+def _matches(layer: str, pattern: str) -> bool:
+    return fnmatchcase(layer, pattern) or layer.startswith(pattern + ".")
+
+
+def _check(*, scope: str, multiple: Any, combine: str, **targets: Any) -> None:
+    given = [name for name, value in targets.items() if value is not None]
+    if len(given) != 1:
+        raise InputError(
+            f"prune.channels: give exactly one of {', '.join(targets)}; got {' and '.join(given) or 'none'}"
+        )
+    ratio, threshold, widths = targets["ratio"], targets["threshold"], targets["widths"]
+    if ratio is not None and not (is_number(ratio) and 0 <= ratio < 1):
+        raise InputError(
+            f"prune.channels: ratio={ratio!r} must be at least 0 and below 1; it is the fraction that is removed: "
+            "ratio=0.5 removes half of the channels"
+        )
+    if threshold is not None and not (is_number(threshold) and threshold == threshold):
+        raise InputError(
+            f"prune.channels: threshold={threshold!r} must be a number: channels whose score is above it stay"
+        )
+    if widths is not None and not (isinstance(widths, Mapping) and all(isinstance(name, str) for name in widths)):
+        raise InputError(
+            f"prune.channels: widths={widths!r} must say how many channels layers keep, by name or glob: "
+            '{"layer1.*.conv1": 16}'
+        )
+    for name, value, allowed in (("scope", scope, SCOPES), ("combine", combine, COMBINE)):
+        if value not in allowed:
+            raise InputError(
+                f"prune.channels: {name}='{value}' must be one of {', '.join(allowed)}."
+                f"{nearest(str(value), allowed)}"
+            )
+    if not isinstance(multiple, int) or multiple < 1:
+        raise InputError(f"prune.channels: multiple={multiple!r} must be a whole number of at least 1")
+    for name in BUDGETS:
+        if targets[name] is not None:
+            target_amount(name, targets[name], 1)
+
+
+def resolve_score(score: ScoreSpec | Score) -> Score:
+    """Return the score that a name, a name with options, or a function stands for; check what it asks for."""
+    function: Score
+    if isinstance(score, str):
+        function = find("scores", score)
+    elif isinstance(score, Mapping):
+        function = _with_options(score)
+    elif callable(score):
+        function = score
+    else:
+        raise InputError(
+            f"prune.channels: score={score!r} must be a name that `paretune methods scores` lists, one with its "
+            "options, for example {taylor: {of: output}}, or a function of weight or other evidence"
+        )
+    role(function)
+    return function
+
+
+def _with_options(spec: Mapping[str, Mapping[str, Any] | None]) -> Score:
+    if len(spec) != 1 or not isinstance(next(iter(spec.values())), Mapping | None):
+        raise InputError(
+            f"prune.channels: score={dict(spec)} must be one name with its options, for example "
+            "{taylor: {of: output}}"
+        )
+    name, options = next(iter(spec.items()))
+    function: Score = find("scores", name)
+    parameters = inspect.signature(function).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for option in options or {}:
+        if option not in known:
+            raise InputError(
+                f"prune.channels: score '{name}' has no option '{option}'.{nearest(str(option), known)} "
+                f"It takes {', '.join(known) or 'none'}."
+            )
+    return partial(function, **(options or {}))
+
+
+@dataclass(frozen=True)
+class _Path:
+    """The order in which groups shrink, one move after the other; each leaves a width that is allowed."""
+
+    group: Axis
+    before: Axis
+    after: Axis
+    """(moves,): which group moves, and how many bundles it has lost before and after the move."""
+    gone: Axis
+    total: Axis
+    """(moves,): units that are gone after the move, and all there are: of all groups, or of the group's kind."""
+    groups: int
+
+    def counts(self, moves: int) -> list[int]:
+        """Return how many bundles each group has lost after the first `moves` moves."""
+        lost = np.zeros(self.groups, np.int64)
+        np.maximum.at(lost, self.group[:moves], self.after[:moves])
+        return [int(count) for count in lost]
+
+
+def _path(ranked: list[Ranked], multiple: int, kind: list[int] | None) -> _Path:
+    """Return all moves, the lowest mean score first, of equal ones that of the group that lost least.
+
+    In a group they keep their order.
+    kind: the kind of every group; then moves of unlike kinds are put in the order of the part that their kind has
+    lost, so that every beginning of the path takes the same part of each.
+    """
+    moves: list[tuple[float, float, int, int, int]] = []
+    for index, r in enumerate(ranked):
+        stops, worst = _stops(r, multiple), -np.inf
+        for before, after in pairwise(stops):
+            worst = max(worst, float(r.scores[before:after].mean()))
+            moves.append((worst, after / r.size, index, int(before), int(after)))
+    moves.sort()
+    columns = np.array([move[2:] for move in moves], np.int64).reshape(-1, 3)
+    group, before, after = columns.T
+    kinds = np.array(kind or [0] * len(ranked), np.int64)
+    parts = np.array([r.bundles.shape[1] for r in ranked], np.int64)
+    sizes = np.array([r.size * len(r.group.blocks) for r in ranked], np.int64)
+    gone, total = np.zeros(len(group), np.int64), np.zeros(len(group), np.int64)
+    for each in np.unique(kinds):
+        mine = kinds[group] == each
+        gone[mine] = np.cumsum(((after - before) * parts[group])[mine])
+        total[mine] = sizes[kinds == each].sum()
+    order = np.argsort(gone / np.maximum(1, total), kind="stable")
+    return _Path(group[order], before[order], after[order], gone[order], total[order], len(ranked))
+
+
+def _stops(ranked: Ranked, multiple: int) -> Axis:
+    """Return how many bundles a group may lose so that its width is a multiple; 0 is always allowed."""
+    lost = np.arange(len(ranked.bundles) + 1)
+    fits = (ranked.width - lost * ranked.step) % multiple == 0
+    return np.union1d(lost[fits], [0])
+
+
+def _nearest(ranked: list[Ranked], counts: list[int], multiple: int) -> list[int]:
+    """Move every count to the nearest that is allowed; ties keep more channels."""
+    stops = [_stops(r, multiple) for r in ranked]
+    return [int(s[np.argmin(np.abs(s - count))]) for s, count in zip(stops, counts, strict=True)]
+
+
+def _by_budget(ranked: list[Ranked], bound: Budget, path: _Path, scope: str, multiple: int) -> list[int]:
+    """Return the gentlest counts that cost at most the limit; bisection over one number."""
+    steps = len(path.group) if scope != "local" else max((len(r.bundles) for r in ranked), default=0)
+
+    def counts(step: int) -> list[int]:
+        if scope != "local":
+            return path.counts(step)
+        return _nearest(ranked, [round(step / max(1, steps) * len(r.bundles)) for r in ranked], multiple)
+
+    def cost_of(lost: list[int]) -> float:
+        return bound.cost(removed_units(ranked, lost))
+
+    def cost(step: int) -> float:
+        return cost_of(counts(step))
+
+    low, high = 0, steps
+    if cost(low) <= bound.limit:
+        return counts(low)
+    if (floor := cost(high)) > bound.limit:
+        raise InfeasibleError(_out_of_reach(bound, floor, multiple))
+    nearest = max(1, round(PRECISION * steps)) if bound.measured else 1
+    while high - low > nearest:
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle) <= bound.limit else (middle, high)
+    if scope == "local" or bound.measured or cost(high) > 0.98 * bound.limit:
+        return counts(high)
+    return _given_back(path, high, lambda lost: cost_of(lost) <= bound.limit)
+
+
+def _out_of_reach(bound: Budget, floor: float, multiple: int) -> str:
+    number = "{:.3g}".format if bound.measured else "{:.0f}".format
+    return (
+        f"prune.channels: {bound.name}={bound.asked} is {number(bound.limit)} {bound.unit}, and the least that "
+        f"this model can be cut to is {number(floor)} ({floor / max(1e-9, bound.full):.3f} of its "
+        f"{number(bound.full)})"
+        + (f" with multiple={multiple}" if multiple > 1 else "")
+        + ". Nothing was cut. Keep more, protect fewer layers, or see `paretune check` for what is prunable"
+    )
+
+
+def _given_back(path: _Path, moves: int, enough: Callable[[list[int]], bool]) -> list[int]:
+    """Undo the last move of every group, the latest first, where the target still holds without it.
+
+    A move of a wide group can overshoot the target by far; what smaller groups lost before it may then stay.
+    """
+    counts = path.counts(moves)
+    seen: set[int] = set()
+    for move in range(moves - 1, -1, -1):
+        group = int(path.group[move])
+        if group in seen:
+            continue
+        seen.add(group)
+        trial = [*counts[:group], int(path.before[move]), *counts[group + 1 :]]
+        if enough(trial):
+            counts = trial
+    return counts
+
+
+def _stuck(ranked: list[Ranked], multiple: int) -> tuple[str, ...]:
+    """Return a note for every group that the multiple leaves no smaller width."""
+    return tuple(
+        f"{r.title} keeps its {r.width} channels: no smaller width that it can have is a multiple of {multiple}"
+        for r in ranked
+        if len(r.bundles) and len(_stops(r, multiple)) == 1
+    )
+
+
+def _emptied(ranked: list[Ranked], counts: list[int], asked: list[int], multiple: int) -> tuple[str, ...]:
+    """Return a note for each group that lost all it could, or all that its multiple lets it."""
+    return tuple(
+        f"{r.title} keeps {r.width - count * r.step} of {r.width} channels, its least"
+        + (f" that is a multiple of {multiple}" if count < len(r.bundles) else "")
+        for r, count, more in zip(ranked, counts, asked, strict=True)
+        if count and (count == len(r.bundles) or (count == _stops(r, multiple)[-1] and 2 * more > count + r.size))
+    )
+
+
+def _by_widths(
+    ranked: list[Ranked], analysis: Analysis, widths: Mapping[str, int], unknown: list[tuple[Group, str]]
+) -> list[int]:
+    """Return the counts that leave the widths asked for; unknown: groups without a score, with the reason."""
+    makers = {
+        layer_name(made.tensor): (index, made)
+        for index, r in reversed(list(enumerate(ranked)))
+        for made in reversed(r.group.makes)
+    }
+    counts: dict[int, tuple[int, str]] = {}
+    for pattern, width in widths.items():
+        hits = [layer for layer in makers if fnmatchcase(layer, pattern)]
+        if not hits:
+            whole = [(layer, why) for group, why in unknown for layer in group.layers]
+            whole += [(name, reason) for name, reason, _ in analysis.unprunable]
+            raise InputError(_no_layer(pattern, whole, list(makers)))
+        for layer in hits:
+            index, made = makers[layer]
+            count = _count_for(ranked[index], layer, made, width, analysis)
+            if counts.setdefault(index, (count, layer))[0] != count:
+                raise InputError(
+                    f"widths: '{layer}' and '{counts[index][1]}' are coupled and cannot have these unlike widths; "
+                    "give one of them"
+                )
+    return [counts.get(index, (0, ""))[0] for index in range(len(ranked))]
+
+
+def _no_layer(pattern: str, whole: list[tuple[str, str]], makers: list[str]) -> str:
+    for name, reason in whole:
+        if fnmatchcase(name, pattern):
+            return f"widths: '{name}' cannot be cut: {reason}"
+    return f"widths: '{pattern}' matches no layer that can be cut.{nearest(pattern, makers)}"
+
+
+def _count_for(ranked: Ranked, layer: str, made: Slice, width: int, analysis: Analysis) -> int:
+    """Return how many bundles must go so that a layer keeps `width` channels."""
+    now, step = len(made.units), channels_per_bundle(analysis.couplings, made, ranked.group.blocks)
+    least = now - len(ranked.bundles) * step
+    if not isinstance(width, int) or isinstance(width, bool) or not least <= width <= now or (now - width) % step:
+        steps = f" in steps of {step}" if step > 1 else ""
+        raise InputError(f"widths: {layer}: {width} must be a whole number from {least} to {now}{steps}")
+    return (now - width) // step
