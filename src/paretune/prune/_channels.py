@@ -1,10 +1,8 @@
 """Channel pruning: whole channels of coupled layers go, and the tensors become smaller.
 
-Groups come from the captured graph (`couplings`), scores from `prune.scores`, the choice from `selection`, the
-cut from `surgery`. The result is a plain module of the user's own class with smaller layers; what was done is in
-its `Cuts`. The cut model is compared with the uncut one in which the same channels are masked before it is
-handed over, and refused where it computes anything else. Under layer and group norm, whose statistics change with
-the cut, only that it runs and the shape of its output are checked.
+Groups come from the captured graph (`_couplings`), scores from `prune.scores`, the choice from `_selection`, the
+cut from `_surgery`, and what is handed over from `_deliver`: the user's own class, or the rewritten graph, each
+compared with the uncut model in which the same channels are masked. What was done is in its `Cuts`.
 
 Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, arXiv:1608.08710; groups: Fang et al.,
 "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.12900.
