@@ -31,6 +31,9 @@ class Arms:
     """The arms of one benchmark, in a folder of their own."""
 
     folder: Path
+    """Where an arm that is running keeps its checkpoints."""
+    kept: Path | None = None
+    """Where finished arms are: beside the result that they make, for others to look at; None: in the folder."""
 
     def finish(self, name: str, settings: dict[str, Any], run: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Return what an arm found: read if it was finished with these settings, else run and saved.
@@ -38,7 +41,7 @@ class Arms:
         run: (folder for checkpoints, removed when the arm is finished) -> plain JSON. The seconds it took are
         added, and the code of paretune that it ran on.
         """
-        path = self.folder / f"{name}.json"
+        path = (self.kept or self.folder) / f"{name}.json"
         settings = json.loads(json.dumps(settings))
         if path.exists():
             saved: dict[str, Any] = json.loads(path.read_text())

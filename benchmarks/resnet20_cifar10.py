@@ -23,7 +23,7 @@ import numpy as np
 
 from _arms import WORK, Arms, compared
 from _cifar10 import make_task
-from _common import Result, run, say
+from _common import RESULTS, Result, run, say
 from _finetune import TRAINING, correct, cut_by_paretune, cut_by_peer, judged, threads, tune
 from _peer_cut import IMPORTANCES, SHORTCUTS
 from _peers import PARETUNE, TORCH_PRUNING, environment
@@ -42,8 +42,9 @@ class Benchmark:
         self.importances = IMPORTANCES[:1] if quick else IMPORTANCES
         self.shortcuts = SHORTCUTS[:1] if quick else SHORTCUTS
         self.folder = Path(tempfile.mkdtemp()) if quick else WORK / f"resnet{DEPTH}_cifar10"
-        self.arms = Arms(self.folder / "ours")
-        self.peer_arms = Arms(self.folder / TORCH_PRUNING)
+        kept = None if quick else RESULTS / f"resnet{DEPTH}_cifar10"
+        self.arms = Arms(self.folder / "ours", kept and kept / "ours")
+        self.peer_arms = Arms(self.folder / TORCH_PRUNING, kept and kept / TORCH_PRUNING)
         self.python = options.python or environment("torch-pruning", (*PARETUNE, TORCH_PRUNING))
         self.distilled = options.distilled
         self.task: Task = make_task(quick, DEPTH)

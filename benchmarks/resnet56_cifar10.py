@@ -14,7 +14,7 @@ from typing import Any
 
 from _arms import WORK, Arms, compared
 from _cifar10 import make_task
-from _common import Result, run, say
+from _common import RESULTS, Result, run, say
 from _finetune import TRAINING, correct, cut_by_paretune, judged, threads, tune
 
 DEPTH, SPEEDS, EPOCHS, SEED = 56, (2.1, 2.6), 10, 0
@@ -26,7 +26,8 @@ def measure(quick: bool) -> Result:
     """Cut and distil at both speed-ups, and compare with the unpruned network."""
     threads(quick)
     task = make_task(quick, DEPTH)
-    arms = Arms((Path(tempfile.mkdtemp()) if quick else WORK / f"resnet{DEPTH}_cifar10") / "ours")
+    folder = Path(tempfile.mkdtemp()) if quick else WORK / f"resnet{DEPTH}_cifar10"
+    arms = Arms(folder, None if quick else RESULTS / f"resnet{DEPTH}_cifar10")
     speeds, epochs = (SPEEDS[:1], 1) if quick else (SPEEDS, EPOCHS)
     base = judged(task.build(), task)
     say(f"unpruned: even {base['even']['accuracy']:.2f}, odd {base['odd']['accuracy']:.2f}")

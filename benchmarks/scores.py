@@ -27,7 +27,8 @@ from torch.nn import functional
 
 import _cifar10
 from _arms import WORK, Arms, estimate
-from _common import Result, run, say
+from _common import RESULTS, Result, run, say
+from _finetune import threads
 from paretune.errors import InfeasibleError, InputError
 from paretune.evaluation import evaluate
 from paretune.methods import registry
@@ -58,10 +59,9 @@ class Subject:
 
 def measure(quick: bool) -> Result:
     """Run every arm, or read it, and rank."""
-    if not quick:
-        torch.set_num_threads(2)
+    threads(quick)
     folder = Path(tempfile.mkdtemp()) if quick else WORK / "scores"
-    arms = Arms(folder / "arms")
+    arms = Arms(folder / "arms", None if quick else RESULTS / "scores")
     specs: list[Any] = list(QUICK_SCORES) if quick else [*registry("scores"), *MORE]
     scopes, seeds = (QUICK_SCOPES, SEEDS[:1]) if quick else (SCOPES, SEEDS)
     subjects = [make(quick, folder) for make in (mlp, cnn, transformer)]
