@@ -182,6 +182,12 @@ def test_hidden_units_of_recurrent_layers():
     assert gates == tuple(6 * gate + unit for gate in range(4) for unit in keep)
 
 
+def test_a_recurrent_layer_is_listed_by_its_sequence():
+    assert TOKENS.shape == (2, 6, 5)  # it has three outputs: the sequence, and two states of other shapes
+    rows = {row["layer"]: row for row in prune.analyze(Recurrent().double(), TOKENS).table()}
+    assert rows["rnn"]["shape"] == [2, 6, 6]
+
+
 class Mixture(nn.Module):
     """Four experts, of which the router picks two for every sample."""
 

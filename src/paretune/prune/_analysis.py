@@ -1,13 +1,13 @@
 """Analysis: what of a model can be pruned, what not and why, and what any choice of channels would cost.
 
-Nothing is cut here. `analyze` captures the model, walks the graph (`couplings`), settles the groups, and then
-tries the groups on a copy: one bundle of each is removed and the model's own forward is run, since widths that
-are written in the code do not show in the graph. A group whose cut the code does not follow is pinned, with the
-user's line.
+Nothing is cut here. `analyze` captures the model, walks the graph (`couplings`) and settles the groups. Widths
+that are written in the code are no obstacle to it: whether the model's own class follows is tried where that class
+alone is asked for (`_probe`), or after the cut (`_deliver`).
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -308,12 +308,14 @@ def _layers(model: nn.Module, captured: Capture, state: Couplings, groups: list[
     rows: dict[str, tuple[str, fx.Node]] = {}
     for node in captured.program.graph.nodes:
         path = module_of(node)
+        if node.target is operator.getitem and node.args[1] != 0:
+            continue  # of several outputs the first: the last of a recurrent layer is its state
         if path in modules and not list(modules[path].children()) and _has_axes(state, node):
             rows[path] = type(modules[path]).__name__, node
     for name, made in makes.items():
         rows.setdefault(name, (type(modules[name]).__name__ if name in modules else "Parameter", made.node))
     return [
-        Layer(name, kind, tuple(state.values[node]), name in makes, *_verdict(state, free, makes.get(name)))
+        Layer(name, kind, _axes_of(state, node), name in makes, *_verdict(state, free, makes.get(name)))
         for name, (kind, node) in rows.items()
     ]
 
@@ -322,6 +324,13 @@ def module_of(node: fx.Node) -> str:
     """Return the dotted name of the innermost module that a node belongs to, empty for the model itself."""
     stack = node.meta.get("nn_module_stack") or {}
     return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def _axes_of(state: Couplings, node: fx.Node) -> tuple[Axis, ...]:
+    """Return the axes of a node's output, of the first where there are several (a recurrent layer's sequence)."""
+    value = state.values[node]
+    first = next((out for out in value if isinstance(out, list)), value)
+    return tuple(first)
 
 
 def _has_axes(state: Couplings, node: fx.Node) -> bool:
