@@ -115,6 +115,6 @@ def correct(row: dict[str, Any], half: str) -> np.ndarray:
 
 
 def threads(quick: bool) -> None:
-    """Use both cores in a full run, or as many as OMP_NUM_THREADS says; a quick one leaves the setting as it is."""
+    """Use both cores in a full run, or as OMP_NUM_THREADS says; a quick one leaves the setting as it is."""
     if not quick:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
