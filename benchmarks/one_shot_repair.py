@@ -27,7 +27,7 @@ from torch import nn
 
 from _arms import WORK, Arms, compared, estimate
 from _cifar10 import make_task
-from _common import Result, run, say
+from _common import RESULTS, Result, run, say
 from _finetune import RECALIBRATION, correct, cut_by_peer, judged
 from _peer_cut import IMPORTANCES, SHORTCUTS
 from _peers import PARETUNE, TORCH_PRUNING, environment
@@ -78,8 +78,9 @@ class Benchmark:
         self.screened_on, self.samples = (QUICK_SAMPLES, QUICK_SAMPLES) if quick else (SCREENED_ON, SAMPLES)
         self.seeds = SEEDS[:1] if quick else SEEDS
         self.folder = Path(tempfile.mkdtemp()) if quick else WORK / "one_shot_repair"
-        self.arms = Arms(self.folder / "ours")
-        self.peer_arms = Arms(self.folder / TORCH_PRUNING)
+        kept = self.folder if quick else RESULTS / "one_shot_repair"
+        self.arms = Arms(self.folder / "ours", kept / "ours")
+        self.peer_arms = Arms(self.folder / TORCH_PRUNING, kept / TORCH_PRUNING)
         self.python = python or environment("torch-pruning", (*PARETUNE, TORCH_PRUNING))
         self.task: Task = make_task(quick, DEPTH)
 

@@ -1,7 +1,8 @@
 """One-shot repair: after a cut, the weights that stay make up for what went, in closed form.
 
-No labels, no gradient of a loss, no training: every layer that reads removed channels gets the weights W and the
-intercept c with which, on what it reads in the cut model, it gives best what it gave in the whole model,
+No labels, no gradient of a loss, no training: every layer that reads removed channels, or what such a layer gives,
+gets the weights W and the intercept c with which, on what it reads in the cut model, it gives best what it gave in
+the whole model,
 
     min over W, c of  sum over rows |y_whole - W x_kept - c|^2 + ridge * |W - W_cut|^2,
 
