@@ -138,6 +138,7 @@ OUTPUTS = {
     "ordered by numbers": lambda y: collections.OrderedDict([(2, y), (1, y + 1)]),
     "named tuple": lambda y: Pair(y, {"k": y + 1}),
     "dataclass": lambda y: {"out": Output(y, y + 1)},
+    "names that are none of an argument": lambda y: collections.OrderedDict([("0", y), ("class", y), ("a-b", y)]),
     "none and numbers": lambda y: (y, None, 3, 1.5, "name", True),
 }
 
@@ -239,9 +240,50 @@ def test_a_manifest_names_operators_and_kinds_of_output_and_no_other_code(target
         from_json(nn.Module(), nodes)
 
 
-@pytest.mark.parametrize("target", ["no_such_module:Output", "collections:NoSuchClass"])
-def test_a_kind_of_output_that_cannot_be_imported_is_named(target):
-    with pytest.raises(SurgeryError, match=r"cannot be imported here .*: install or import what defines it"):
+ONE = {"dtype": "int64", "shape": [], "data": [1]}
+X = {"name": "x", "op": "placeholder", "target": "x"}
+RUN = "__import__('os').system('false')"
+
+
+def call_of(target, *args, **kwargs):
+    return {"name": "y", "op": "call_function", "target": target, "args": list(args), "kwargs": kwargs}
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"name": "x", "op": "placeholder", "target": f"x={RUN}"},  # torch.fx writes all of these into source code
+        {"name": "x", "op": "placeholder", "target": "class"},
+        {"name": "x", "op": "get_attr", "target": f'a", {RUN}, "', "value": ONE},
+        {"name": "x", "op": "call_module", "target": f'a", {RUN}, "', "dropout": 0.5},
+        {"name": "x", "op": "call_method", "target": "system", "args": [{"torch": "os"}, "false"]},
+        call_of("aten.relu.default", 1, **{f"a={RUN},b": 1}),
+        call_of("aten.relu.default", {"torch": "os"}),
+        call_of("aten.relu.default", {"other": "float32"}),
+        call_of("getattr", {"node": "x"}, "__class__"),
+        call_of("aten.from_file.default", "a_file", True, 4),
+        call_of("load_library.__call__.__call__", "a_library"),
+        call_of("aten.relu"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_manifest_holds_nothing_that_python_would_run(node):
+    with pytest.raises(SurgeryError, match="which no graph has: it was not written by paretune"):
+        from_json(nn.Module(), [X, node])
+
+
+def test_an_operator_that_is_not_registered_is_named():
+    with pytest.raises(
+        SurgeryError, match=r"operator 'no_library\.nms\.default', which is not registered here: import"
+    ):
+        from_json(nn.Module(), [X, call_of("no_library.nms.default")])
+
+
+@pytest.mark.parametrize("target", ["this:Output", "no_such_module:Output", "collections:NoSuchClass"])
+def test_a_kind_of_output_that_is_not_imported_is_named(target):
+    with pytest.raises(
+        SurgeryError, match="is not imported here: import what defines it before the cuts are replayed"
+    ):
         from_json(nn.Module(), [{"name": "x", "op": "call_function", "target": target}])
 
 

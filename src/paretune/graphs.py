@@ -1,15 +1,17 @@
 """Graphs as plain JSON: a captured model that surgery rewrote, built again without torch.export.
 
-Only registered operators, a few Python functions, the model's own modules (batch norm) and dropout can be named,
-so that a manifest is data and runs no code of its own. Parameters are named, not stored.
+Only registered operators that open no files, a few Python functions, kinds of output that are imported already,
+the model's own modules (batch norm) and dropout can be named, under names that are names: `torch.fx` writes them
+into source code. So a manifest is data and runs no code of its own. Parameters are named, not stored.
 """
 
 from __future__ import annotations
 
 import builtins
 import dataclasses
-import importlib
+import keyword
 import operator
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,9 @@ _FUNCTIONS = {
     "mul": operator.mul,
     "getattr": builtins.getattr,
 }
+_ASKED = ("device", "dtype")
+"""What a graph may ask of a tensor by `getattr`."""
+_OPS = ("placeholder", "get_attr", "call_function", "call_module", "output")
 
 
 def to_json(module: fx.GraphModule, own: Iterable[str]) -> list[dict[str, Any]]:
@@ -119,7 +124,12 @@ def _decode(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
         return {_decode(key, nodes): _decode(item, nodes) for key, item in content}
     if kind == "float":
         return float(content)
-    return torch.device(content) if kind == "device" else getattr(torch, content)
+    if kind == "device":
+        return torch.device(content)
+    found = getattr(torch, content, None) if kind == "torch" else None
+    if not isinstance(found, torch.dtype | torch.layout | torch.memory_format):
+        raise _not_ours({kind: content})
+    return found
 
 
 def _tensor_to_json(tensor: torch.Tensor) -> dict[str, Any]:
@@ -146,27 +156,61 @@ def from_json(model: nn.Module, nodes: list[dict[str, Any]]) -> fx.GraphModule:
     graph = fx.Graph()
     made: dict[str, fx.Node] = {}
     own: dict[str, Any] = {}
+    device = device_of(model)
     for content in nodes:
         name, op, target = content["name"], content["op"], content.get("target", "output")
+        _check_names(op, target, content.get("kwargs", {}))
         if op == "call_module":
             own[target] = (
                 torch.nn.Dropout(content["dropout"]) if "dropout" in content else model.get_submodule(target)
             )
         elif op == "get_attr":
-            own[target] = _stored(model, content)
+            own[target] = _stored(model, content, device)
         args = tuple(_decode(argument, made) for argument in content.get("args", ()))
         kwargs = {key: _decode(value, made) for key, value in content.get("kwargs", {}).items()}
         if op == "call_function":
             target = _function(target)
+            if target is builtins.getattr and (args[1:] not in [(name,) for name in _ASKED] or kwargs):
+                raise _not_ours("getattr")
         made[name] = graph.create_node(op, target, args, kwargs, name=name)
     return module_over(own, graph, training=model.training)
 
 
-def _stored(model: nn.Module, content: dict[str, Any]) -> Any:
+def _check_names(op: Any, target: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raise a SurgeryError for what `torch.fx` would not write into source code as a name or as a string."""
+    if op not in _OPS or not isinstance(target, str):
+        raise _not_ours(op)
+    if op == "placeholder" and not is_name(target):
+        raise _not_ours(target)
+    if op in ("get_attr", "call_module") and (not target.isprintable() or set('"\\') & set(target)):
+        raise _not_ours(target)
+    for key in kwargs:
+        if not is_name(key):
+            raise _not_ours(key)
+
+
+def is_name(text: str) -> bool:
+    """Tell whether an argument can be called so."""
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
+def _not_ours(what: Any) -> SurgeryError:
+    return SurgeryError(
+        f"this manifest of cuts names {what!r}, which no graph has: it was not written by paretune"
+    )
+
+
+def device_of(model: nn.Module) -> Any:
+    """Return where a model's tensors are, None for one that has none or holds no values."""
+    first = next((tensor for tensor in (*model.parameters(), *model.buffers())), None)
+    return None if first is None or first.is_meta else first.device
+
+
+def _stored(model: nn.Module, content: dict[str, Any], device: Any) -> Any:
     """Return the tensor that a node names: one of the model's, one computed from these, or one stored as it is."""
     if "folded" in content:
         return folded_weight(from_json(model, content["folded"]))
-    return _tensor_from_json(content["value"]) if "value" in content else _at(model, content["target"])
+    return _tensor_from_json(content["value"]).to(device) if "value" in content else _at(model, content["target"])
 
 
 def folded_weight(recipe: fx.GraphModule) -> nn.Parameter:
@@ -179,27 +223,42 @@ def folded_weight(recipe: fx.GraphModule) -> nn.Parameter:
 
 
 def _function(name: str) -> Any:
-    import torch
-
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
     if ":" not in name:
-        namespace, base, overload = name.split(".")
-        return getattr(getattr(getattr(torch.ops, namespace), base), overload)
+        return _operator(name)
     module, _, qualified = name.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = sys.modules[module]  # to import what a manifest names would run code that it chose
         for part in qualified.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except (KeyError, AttributeError) as error:
         raise SurgeryError(
-            f"the model returns a '{qualified}' of {module}, which cannot be imported here ({error}): install or "
-            "import what defines it before the cuts are replayed"
+            f"the model returns a '{qualified}' of {module}, which is not imported here: import what defines it "
+            "before the cuts are replayed"
         ) from error
     if not (isinstance(found, type) and (issubclass(found, dict | tuple) or dataclasses.is_dataclass(found))):
         raise SurgeryError(
             f"this manifest of cuts names '{name}', which is no kind of output: it was not written by paretune"
         )
+    return found
+
+
+def _operator(name: str) -> Any:
+    """Return a registered operator; one that opens a file is none that a model runs."""
+    import torch
+
+    found: Any = torch.ops
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (AttributeError, RuntimeError) as error:
+        raise SurgeryError(
+            f"the graph runs the operator '{name}', which is not registered here: import the library that defines "
+            "it before the cuts are replayed"
+        ) from error
+    if not isinstance(found, torch._ops.OpOverload) or any("file" in a.name for a in found._schema.arguments):
+        raise _not_ours(name)
     return found
 
 

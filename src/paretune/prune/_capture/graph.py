@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from paretune.graphs import module_over
+from paretune.graphs import device_of, is_name, module_over
 from paretune.prune._capture.capture import Capture, another_batch
 
 
@@ -144,8 +144,8 @@ class Builder:
         return self.graph.create_node("call_function", target, args, kwargs or {}, name=name)
 
     def constant(self, name: str, value: torch.Tensor) -> fx.Node:
-        """Append a tensor that belongs to the graph itself."""
-        self._tensors[name] = value
+        """Append a tensor that belongs to the graph itself, where the model's tensors are."""
+        self._tensors[name] = value.to(device_of(self._model))
         return self.graph.get_attr(name)
 
     def translate(self, value: Any) -> Any:
@@ -262,7 +262,7 @@ class Builder:
             return {key: self._structure(item) for key, item in value.items()}
         if isinstance(value, Mapping):  # an ordered dict, a Hugging Face ModelOutput: built by keyword
             items = {key: self._structure(item) for key, item in value.items()}
-            named = all(isinstance(key, str) for key in items)
+            named = all(isinstance(key, str) and is_name(key) for key in items)
             return self._insert(type(value), (), items) if named else self._insert(type(value), (items,))
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return self._insert(type(value), tuple(self._structure(item) for item in value))
