@@ -310,14 +310,16 @@ def _seed_everything(seed: int, epoch: int, batch: int) -> None:
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Leave the random states of PyTorch, NumPy and Python as they were, whatever is drawn inside."""
+    """Leave the random states of PyTorch (GPUs that are in use too), NumPy and Python as they were."""
     import torch
 
     state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         torch.set_rng_state(state[0])
+        torch.cuda.set_rng_state_all(gpus)
         np.random.set_state(state[1])
         random.setstate(state[2])
 

@@ -159,13 +159,45 @@ def test_a_graph_of_one_batch_says_so():
         ([0.0, 0.0], [0.0, 0.0], 0.0),
         ([0.0], [1e-3], 1e27),
         ([math.nan, 1.0], [math.nan, 1.0], 0.0),
-        ([math.nan, 1.0], [2.0, 1.0], 2.0),
+        ([math.nan, 1.0], [2.0, 1.0], math.inf),
+        ([math.nan, 1.0], [0.0, 1.0], math.inf),
+        ([-math.inf, 1.0], [math.inf, 1.0], math.inf),
+        ([-math.inf, 1.0], [-math.inf, 3.0], 2.0),  # what masks is not the measure of what it leaves
+        ([torch.finfo(torch.float32).min, 1.0], [torch.finfo(torch.float32).min, 3.0], 2.0),
+        ([-1e9, 1.0], [-1e9, 3.0], 2.0),
+        ([-1e9, 1.0], [-2e9, 1.0], 1.0),
+        ([math.nan], [math.nan], 0.0),
         ([math.inf, 1.0], [math.inf, 1.0], 0.0),
         ([], [], 0.0),
     ],
 )
 def test_the_gap_by_hand(a, b, gap):
     assert relative_gap(torch.tensor(a), torch.tensor(b)) == pytest.approx(gap)
+
+
+def test_the_gap_of_complex_numbers_by_hand():
+    assert relative_gap(torch.tensor([2.0 + 1.0j]), torch.tensor([2.0 + 2.0j])) == pytest.approx(0.5)
+
+
+def test_a_device_without_float64_is_compared_in_float32(monkeypatch):
+    def refused(*_):
+        raise TypeError(
+            "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
+        )
+
+    analysis = prune.analyze(Net(), ROWS.float())
+    selection = prune.select(analysis, ratio=0.5)
+    monkeypatch.setattr(torch.Tensor, "double", refused)
+    assert prune.cut(analysis, selection).model.a.out_features == 4
+
+
+def test_random_states_of_gpus_in_use_are_kept(monkeypatch):
+    put_back = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["the state of a GPU"])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", put_back.extend)
+    difference([torch.ones(2, 3)], nn.Identity(), torch.ones(2, 3))
+    assert put_back == ["the state of a GPU"]
 
 
 def test_what_differs_is_said_in_words():

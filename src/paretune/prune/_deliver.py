@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from paretune.cuts import Cuts, replay
-from paretune.data import call, map_tensors
+from paretune.data import call, kept_random_state, map_tensors
 from paretune.errors import SurgeryError
 from paretune.graphs import to_json
 from paretune.prune._capture.capture import evaluating, in_words, user_line
@@ -43,6 +43,8 @@ _LARGEST_TWICE = 150_000_000
 """Parameters; a larger model is compared with its own weights only, for want of memory."""
 _COARSE = 1e-3
 """With random weights, where float64 cannot tell: rounding adds up in layers that nobody trained."""
+_FILLED = 1e5
+"""Outputs of this size that stay as they are may have been filled in, to mask something."""
 
 _CHOICES = 4
 """Of numbers in attributes with which the model's own forward runs, so many are compared with the masked model."""
@@ -139,11 +141,11 @@ def _wrong(analysis: Analysis, keep: Keep, expected: list[torch.Tensor], model: 
     problem = difference(expected, model, example)
     if problem is None or not any(t.dtype == torch.float32 for t in expected) or "function" not in problem:
         return problem or ""
-    wide = map_tensors(lambda t: t.double() if t.dtype == torch.float32 else t, example)
     try:
+        wide = map_tensors(lambda t: t.double() if t.dtype == torch.float32 else t, example)
         exact = masked_outputs(analysis, keep, copy.deepcopy(analysis.graph).double(), wide)
         return difference(exact, copy.deepcopy(model).double(), wide, _IN_FLOAT64) or ""
-    except RuntimeError:  # float32 that is written in the code: the first look stands
+    except (RuntimeError, TypeError):  # float32 that is written in the code, or MPS: the first look stands
         return problem
 
 
@@ -154,11 +156,11 @@ def _wrong_at_random(analysis: Analysis, keep: Keep, cuts: Cuts) -> str:
     other = at_random(analysis)
     pruned = replay(copied(other.model), cuts)
     example = other.captured.example
-    wide = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example)
     try:
+        wide = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example)
         exact = masked_outputs(other, keep, copy.deepcopy(other.graph).double(), wide)
         problem = difference(exact, copy.deepcopy(pruned).double(), wide, _IN_FLOAT64)
-    except RuntimeError:  # a type that is written in the code
+    except (RuntimeError, TypeError):  # a type that is written in the code, or MPS, which has no float64
         problem = difference(masked_outputs(other, keep), pruned, example, _COARSE)
     # an error is none of the cut's: code may look at values, and these are none that the model had
     return f"with random weights {problem}" if problem and "function" in problem else ""
@@ -171,7 +173,7 @@ def masked_outputs(
     captured = analysis.captured
     example = captured.example if example is None else example
     values = [value for _, value in named_arguments(analysis.model, example)]
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), unchanged(analysis.model):
+    with torch.no_grad(), kept_random_state(), unchanged(analysis.model):
         torch.manual_seed(0)
         masked = Masked(graph or analysis.graph, captured.program.graph, analysis.couplings, keep)
         return _tensors(masked.run(*values))
@@ -179,7 +181,7 @@ def masked_outputs(
 
 def outputs(model: nn.Module, example: Any, seed: int = 0) -> list[torch.Tensor]:
     """Return every output tensor in eval mode, with the same random numbers each time."""
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model), kept_random_state():
         torch.manual_seed(seed)
         return _tensors(call(model, example))
 
@@ -207,11 +209,17 @@ def difference(
 def relative_gap(a: torch.Tensor, b: torch.Tensor) -> float:
     """Return max |a - b| / max |a|; 0 for equal tensors, whatever they hold.
 
-    Of whole numbers (a class, a mask) it is the part that differs, less one in a hundred: rounding may turn a few.
+    What the code fills in (NaN, infinity, the least number of a type, -1e9) must be in the same places of both; it
+    says nothing of the size of the others, next to which any difference would be small. Of whole numbers (a class,
+    a mask) it is the part that differs, less one in a hundred: rounding may turn a few.
     """
     if torch.equal(a, b):
         return 0.0
     if not (a.is_floating_point() or a.is_complex()):
         return max(0.0, float((a != b).double().mean()) - 0.01)
-    a, b = (torch.nan_to_num(torch.view_as_real(t) if t.is_complex() else t).double() for t in (a, b))
-    return float((a - b).abs().max() / a.abs().max().clamp_min(1e-30))
+    a, b = ((torch.view_as_real(t) if t.is_complex() else t).to("cpu", torch.float64) for t in (a, b))
+    if not torch.equal(*(torch.where(t.isfinite(), 0.0, t.nan_to_num(0.5)) for t in (a, b))):
+        return float("inf")
+    filled = ~a.isfinite() | ((a.abs() >= _FILLED) & ((a - b).abs() <= 1e-6 * a.abs()))
+    a, b = a[~filled], b[~filled]
+    return float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) if a.numel() else 0.0

@@ -169,7 +169,7 @@ def weight_scores(model: nn.Module, pool: Sequence[Block], score: Score) -> dict
     like: dict[tuple[torch.Size, ...], list[str]] = defaultdict(list)
     for block in pool:
         weights = [p for p in model.get_submodule(block.name).parameters() if p.dim() > 1]
-        raw[block.name] = float(torch.cat([score(weight).flatten() for weight in weights]).double().mean())
+        raw[block.name] = float(torch.cat([score(weight).flatten() for weight in weights]).cpu().double().mean())
         like[tuple(weight.shape for weight in weights)].append(block.name)
     return {
         name: raw[name] / max(sum(raw[other] for other in names) / len(names), 1e-30)

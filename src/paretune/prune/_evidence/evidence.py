@@ -177,4 +177,4 @@ def _value(score: Score, part: Part, evidence: Mapping[str, Tensor]) -> NDArray[
             f"score '{name_of(score)}' is not finite for {part.slice.tensor}: look for NaN in the weights and "
             "the data"
         )
-    return scores.detach().double().cpu().numpy()
+    return scores.detach().cpu().double().numpy()
