@@ -364,6 +364,16 @@ def test_what_waits_in_memory_changes_nothing(held, monkeypatch):
         assert torch.equal(tensor, expected.state_dict()[name])
 
 
+def test_the_memory_format_of_the_weights_changes_nothing():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 1), nn.ReLU(), nn.Conv2d(6, 3, 3)).double()
+    inputs = torch.randn(32, 2, 5, 5, dtype=torch.float64)
+    cut, repaired, _ = cut_and_repair(model, inputs)
+    _, other, _ = cut_and_repair(copy.deepcopy(model).to(memory_format=torch.channels_last), inputs)
+    assert not torch.equal(cut[2].weight, repaired[2].weight)
+    torch.testing.assert_close(other[2].weight, repaired[2].weight, rtol=0, atol=1e-9)
+
+
 def test_the_graph_form_gets_the_same_weights():
     model, inputs = networks()
     _, as_module, said = cut_and_repair(model, inputs)

@@ -84,7 +84,8 @@ class Twins:
         """Return the cut model's own tensor in the place of a node of the captured graph, to be written into."""
         if node.name not in self.tensors:
             value: Tensor = self._cut.fetch_attr(str(self.nodes[node.name].target))
-            self.tensors[node.name] = value.detach().clone()
+            # contiguous, whatever memory format the model has: it is written into through flat views
+            self.tensors[node.name] = value.detach().clone(memory_format=torch.contiguous_format)
         return self.tensors[node.name]
 
     def stop_at(self, node: fx.Node) -> Iterator[Stop]:
