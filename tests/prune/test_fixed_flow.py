@@ -1,5 +1,7 @@
 """Control flow that depends on values: fixed where it is the same for all inputs, refused where it is not."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -103,3 +105,11 @@ def test_where_other_inputs_are_all_refused_nothing_is_known():
     reads = reads_of(Once(), torch.full((2, 2), 3.0))
     other = depends(Once(), torch.tensor([[3.0]]), reads[:1])
     assert other is reads[0]
+
+
+def test_what_a_package_beside_torch_reads_has_its_own_line():
+    file = str(Path(torch.__file__).parent) + "vision/ops.py"  # torchvision
+    code: dict = {}
+    exec(compile("def counts(x, h):\n    return h * int((x == x).all())\n", file, "exec"), code)
+    (read,) = reads_of(Reads(code["counts"]), torch.ones(2, 4))
+    assert (read.file, read.line) == (file, 2)
