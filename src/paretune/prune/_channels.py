@@ -114,7 +114,6 @@ def repaired(
     analysis: Analysis, selection: Selection, pruned: Pruned, data: Any, *, samples: int | None, seed: int
 ) -> Pruned:
     """Repair a pruned model in place (`prune.repair`) and return it with what was done in its notes."""
-
     count = SAMPLES if samples is None else samples  # a whole training set would take hours and give no more
     done = repair(analysis, selection, pruned, data, samples=count, seed=seed)
     note = f"{len(done.layers)} layers were repaired in closed form on {done.samples} samples"
