@@ -371,10 +371,12 @@ class _Weights:
     def __init__(self, twins: Twins, layer: _Layer) -> None:
         self.layer = layer
         self.tensor = twins.own(layer.weight)
-        places = layer.matrix.weight(torch.arange(self.tensor.numel()).reshape(self.tensor.shape))
+        device = self.tensor.device
+        every = torch.arange(self.tensor.numel(), device=device).reshape(self.tensor.shape)
+        places = layer.matrix.weight(every)
         self.places = _picked(_picked(places, layer.ins).transpose(1, 2), layer.outs).transpose(1, 2)
         self.vector = None if layer.home is None else twins.own(layer.home.vector)
-        entries = torch.arange(layer.outs.numel()).reshape(len(layer.outs), 1, -1)
+        entries = torch.arange(layer.outs.numel(), device=device).reshape(len(layer.outs), 1, -1)
         self.entries = _picked(entries, layer.outs)[:, 0]
 
     def rounded(self, change: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
