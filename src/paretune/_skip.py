@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import json
+import sys
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from torch import nn
 from torch.utils import _pytree
+
+from paretune.errors import SurgeryError
 
 
 class Skip(nn.Module):
@@ -25,6 +31,8 @@ class Skip(nn.Module):
         self._positional = positional_arguments(removed)
         self._items = items
         self._structure = structure
+        if structure:
+            _structure(structure)  # what cannot be read is told when the cuts are replayed
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the first argument, or the items that the manifest names; an argument not given is None."""
@@ -54,7 +62,26 @@ def bind(positional: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, A
 
 @cache
 def _structure(text: str) -> Any:
+    missing = {module for module in _modules(json.loads(text)) if module not in sys.modules}
+    if missing:
+        raise SurgeryError(
+            f"a removed module returned what stands in {', '.join(sorted(missing))}, which is not imported here: "
+            "import what defines it before the cuts are replayed"
+        )
     return _pytree.treespec_loads(text)
+
+
+def _modules(value: Any) -> Iterator[str]:
+    """Yield the modules that torch imports to read a structure: it would run code that a manifest chose."""
+    if isinstance(value, str) and value.startswith(("{", "[")):  # contexts of some kinds are JSON in a string
+        with contextlib.suppress(json.JSONDecodeError):
+            value = json.loads(value)
+    if isinstance(value, dict):
+        yield from (str(value[key]).partition(":")[0] for key in ("fqn", "default_factory_module") if key in value)
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _modules(item)
 
 
 def _is_plain(value: Any) -> bool:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from paretune import prune
 from paretune._skip import Skip
 from paretune.checkpoint import State
-from paretune.cuts import Attribute, Cuts, Removed
+from paretune.cuts import Attribute, Cuts, Removed, replay
 from paretune.data import call, tensors_of
 from paretune.errors import InfeasibleError, InputError, RunError, SurgeryError
 from paretune.export import export_onnx, run_file
@@ -903,3 +903,19 @@ def test_fields_of_the_step_are_checked_when_it_is_built(fields, message):
     with pytest.raises(InputError, match=message) as error:
         prune.Blocks(**fields)
     assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "context"),
+    [
+        ("collections.defaultdict", {"default_factory_module": "this", "default_factory_name": "s"}),
+        ("builtins.dict", [{"__enum__": True, "fqn": "this:s", "name": "a"}]),
+        ("builtins.dict", json.dumps([{"__enum__": True, "fqn": "this:s", "name": "a"}])),
+    ],
+)
+def test_the_structure_in_a_manifest_imports_nothing(kind, context):
+    structure = json.dumps([1, {"type": kind, "context": context, "children_spec": []}])
+    cuts = Cuts(shapes={}, removed=(Removed("0", ("input",), structure),))
+    with pytest.raises(SurgeryError, match="stands in this, which is not imported here: import what defines it"):
+        replay(nn.Sequential(nn.Linear(2, 2)), cuts)
+    assert "this" not in sys.modules

@@ -36,7 +36,7 @@ from paretune.errors import (
 )
 from paretune.measure import macs as count_macs
 from paretune.measure import parameters
-from paretune.prune._capture.capture import evaluating, line_of_error, on_device_of, try_forward
+from paretune.prune._capture.capture import evaluating, in_words, on_device_of, try_forward
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._depth.block_scores import Batches, Judge, Loss, Score, judge_of
@@ -231,9 +231,7 @@ def _problem(expected: list[torch.Tensor], model: nn.Module, example: Any) -> st
     try:
         found = _outputs(model, example)
     except Exception as error:  # whatever the user's code raises
-        line = line_of_error(error)
-        first = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
-        return f"{type(error).__name__}: {first}" + (f" (at {line})" if line else "")
+        return in_words(error)
     shapes = [[tuple(tensor.shape) for tensor in outputs] for outputs in (expected, found)]
     return None if shapes[0] == shapes[1] else f"its outputs change from {shapes[0]} to {shapes[1]}"
 
