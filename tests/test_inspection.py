@@ -29,6 +29,12 @@ def checked(*steps, model=net):
     return check(parse_recipe({"steps": list(steps)}), task(model))
 
 
+def test_the_random_state_is_left_as_it_was():
+    before = torch.get_rng_state()
+    checked({"prune.channels": {"ratio": 0.5}})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_costs_and_shapes_after_a_cut_as_counted_by_hand():
     found = checked({"prune.channels": {"ratio": 0.5, "scope": "local"}}, "quantize.static")
     # 9 taps a filter on 64 pixels: 1x8 and 8x16 filters, then 16x4; after the cut 1x4, 4x8 and 8x4

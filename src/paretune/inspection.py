@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from paretune.data import kept_random_state
 from paretune.errors import InfeasibleError, InputError, SurgeryError
 from paretune.recipe import Context, GraphStep, Recipe, Step
 from paretune.task import Task, load_task
@@ -26,6 +27,7 @@ Row = dict[str, Any]
 Shapes = dict[str, list[int] | None]
 
 
+@kept_random_state()
 def check(recipe: Recipe, task: Task | None = None) -> dict[str, Any]:
     """Return what a recipe would do to its task's model, as plain JSON; nothing is trained or written.
 
