@@ -133,11 +133,15 @@ def test_arguments_of_channels(how, message):
         prune.channels(net(), ROWS, ratio=0.5, **how)
 
 
-def test_a_function_of_one_structure_takes_no_other():
+def test_a_function_of_one_structure_takes_what_channels_takes_and_no_other_structure():
     with pytest.raises(
         InputError, match=r"structures='heads': this function is channels\(..., structures=\('neurons"
     ):
         prune.neurons(net(), ROWS, structures="heads")
+    with pytest.raises(InputError, match=r"rato=0.5: this function takes .*Did you mean 'ratio'\?"):
+        prune.heads(net(), ROWS, rato=0.5)
+    with pytest.raises(InputError, match=r"repair=256 must be True, False or None; .* samples="):
+        prune.channels(net(), ROWS, ratio=0.5, repair=256)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,8 @@ class Technique(Command):
             return steps[self.default] if self.default else next(iter(steps.values()))
         name = typed.rpartition(".")[2]
         if name not in steps:
-            raise click.UsageError(f"--step: no step '{typed}' in {self.family}.{nearest(name, steps)}", ctx)
+            has = f"no step '{typed}' in {self.family}, which has {', '.join(steps)}"
+            raise click.UsageError(f"--step: {has}.{nearest(name, steps)}", ctx)
         return steps[name]
 
     def _run(self, *, json: bool, quiet: bool, debug: bool, **options: Any) -> int:

@@ -76,6 +76,10 @@ def channels(
     repair: whether kept weights make up for what went, in closed form on `samples` of `data`, 512 where none are
         named (`prune.repair`); where there are data it is done unless this is False.
     """
+    if repair not in (None, True, False):
+        raise InputError(
+            f"prune.channels: repair={repair!r} must be True, False or None; on how many samples is samples="
+        )
     if repair and data is None:
         raise InputError(
             "prune.channels: repair=True needs calibration inputs: pass data=..., labels are not used"

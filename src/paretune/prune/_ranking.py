@@ -148,7 +148,7 @@ def _order(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.fl
         last = group.blocks.shape[1] - max(1, int(anchored.sum(axis=1).max()))
         scored = ordered.mean(axis=0)[:last]
         size = group.blocks.shape[1]
-        ranked.append(Ranked(group, units.T[:last], scored, group.title, group.width, group.step, size))
+        ranked.append(Ranked(group, units.T[:last], scored, group.label, group.width, group.step, size))
     return ranked
 
 

@@ -5,11 +5,12 @@ Each is `channels` with a choice of `structures`, and takes what `channels` take
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import nn
 
-from paretune.errors import InputError
+from paretune.errors import InputError, nearest
 from paretune.prune._channels import channels
 from paretune.prune._cut import Pruned
 
@@ -47,6 +48,13 @@ def _only(structures: tuple[str, ...], model: nn.Module, example: Any, how: dict
             f"structures={how['structures']!r}: this function is channels(..., structures={structures}); call "
             "channels for others"
         )
+    takes = inspect.signature(channels).parameters
+    for name in how:
+        if name not in takes:
+            raise InputError(
+                f"{name}={how[name]!r}: this function takes what prune.channels takes: "
+                f"{', '.join(takes)}.{nearest(name, takes)}"
+            )
     targets = ("ratio", "threshold", "macs", "params", "size", "latency", "widths")
     if not any(how.get(target) is not None for target in targets):
         how = {**how, "ratio": 0.5}

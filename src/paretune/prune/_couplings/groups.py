@@ -46,6 +46,11 @@ class Group:
         more = len(self.layers) - 1
         return self.layers[0] + (f" (+{more})" if more else "")
 
+    @property
+    def label(self) -> str:
+        """Return the title, and the structure where it is no plain width: heads and their widths share a title."""
+        return self.title if self.structure in ("channels", "neurons") else f"{self.title}, {self.structure},"
+
 
 def settle(state: Couplings) -> None:
     """Turn every demand for equal parts that cannot be met by free choice into unions, and carry all pins.

@@ -126,7 +126,7 @@ def select(
     keep = analysis.keep(removed)
     lost = {r.group.layers[0]: r.group.makes[0] for r, k in zip(ranked, counts, strict=True) if k}
     after = {layer: int(kept(keep, made.units).sum()) for layer, made in lost.items()}
-    whole = [f"{group.title} keeps its {group.width} channels: {why}" for group, why in unknown]
+    whole = [f"{group.label} keeps its {group.width} channels: {why}" for group, why in unknown]
     told = bound.notes(removed) if bound is not None else ()
     notes = (*_stuck(ranked, multiple), *_emptied(ranked, counts, asked or counts, multiple), *whole, *told)
     return Selection(removed, after, notes, analysis.couplings.units.count)
