@@ -103,3 +103,18 @@ def test_what_an_operator_lets_through(oracle, function, prunable, form):
     if prunable:
         over = {"function": (1, "a.weight")} if isinstance(function, nn.Module) else {}
         assert oracle(model, image, over=over, matters=prunable == 6, ratio=0.4).cuts.form == form
+
+
+def test_a_mean_that_shifts_something_else_is_no_norm_and_keeps_its_channels():
+    class Gate(nn.Module):
+        def __init__(self, own):
+            super().__init__()
+            self.own, self.a, self.b, self.c = own, nn.Linear(5, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            a, b = self.a(x), self.b(x)
+            return self.c((a if self.own else b) - a.mean(-1, keepdim=True)) + b.tanh().mean(-1, keepdim=True)
+
+    (group,) = prune.analyze(Gate(own=True), torch.randn(2, 5)).groups
+    assert group.layers == ("a",)
+    assert not prune.analyze(Gate(own=False), torch.randn(2, 5)).groups

@@ -94,12 +94,20 @@ def _normalises(user: fx.Node, value: fx.Node, moment: fx.Node, depth: int) -> b
         # a mean square without its root is no norm; a mean that divides what it was taken of is one (ConvNeXt V2)
         return name != "mean" or user.args[0] is moment.args[0]
     if kind == "sub" and user.args[1] is value:
+        if _uncast(user.args[0]) is not _uncast(moment.args[0]):  # it shifts something else
+            return False
         if name in ("var_mean", "std_mean"):
             return depth == 1 and bool(value.args[1] == 1)
         return name == "mean" and depth == 0
     if user.target is operator.getitem or kind in _PASSING:
         return all(_normalises(after, user, moment, depth + 1) for after in user.users)
     return False
+
+
+def _uncast(node: Any) -> Any:
+    while base_name(node) in ("to", "_to_copy", "type_as", "clone", "contiguous"):
+        node = node.args[0]
+    return node
 
 
 def softmax(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
