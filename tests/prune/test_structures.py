@@ -182,6 +182,19 @@ def test_hidden_units_of_recurrent_layers():
     assert gates == tuple(6 * gate + unit for gate in range(4) for unit in keep)
 
 
+def test_a_score_of_outputs_sees_nothing_of_hidden_units():
+    with pytest.raises(InputError, match=r"score 'fisher' needs .*, which no layer that can be pruned has"):
+        prune.channels(
+            Recurrent(),
+            TOKENS.float(),
+            ratio=0.5,
+            structures=("hidden",),
+            score="fisher",
+            loss="mse",
+            data=(TOKENS.float(), torch.zeros(2, 6, 3)),
+        )
+
+
 def test_a_recurrent_layer_is_listed_by_its_sequence():
     assert TOKENS.shape == (2, 6, 5)  # it has three outputs: the sequence, and two states of other shapes
     rows = {row["layer"]: row for row in prune.analyze(Recurrent().double(), TOKENS).table()}

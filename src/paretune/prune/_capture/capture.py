@@ -88,7 +88,8 @@ def _not_captured(error: Exception, because: str = "") -> SurgeryError:
         kind = unknown[1].rpartition(".")[2]
         return SurgeryError(
             f"torch.export cannot capture this model: it returns a {kind}, which torch does not know how to take "
-            "apart. Return tensors, tuples, lists, dicts or named tuples, or register it: "
+            "apart. Leave it out where an input does that (a cache: use_cache=False); return tensors, tuples, "
+            "lists, dicts or named tuples; or register it: "
             f"torch.export.register_dataclass({kind}), torch.utils._pytree.register_pytree_node({kind}, ...)"
         )
     return SurgeryError(

@@ -150,7 +150,7 @@ class Collector:
             self.count += size
             with torch.set_grad_enabled(criterion is not None):
                 output = run.call(inputs)
-                if criterion is not None:
+                if criterion is not None and self._held:  # else no layer has an output that is its own
                     self._score_gradients(_loss(criterion, output, target), size)
 
     def flow(self) -> None:
