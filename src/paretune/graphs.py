@@ -162,7 +162,9 @@ def from_json(model: nn.Module, nodes: list[dict[str, Any]]) -> fx.GraphModule:
         _check_names(op, target, content.get("kwargs", {}))
         if op == "call_module":
             own[target] = (
-                torch.nn.Dropout(content["dropout"]) if "dropout" in content else model.get_submodule(target)
+                torch.nn.Dropout(content["dropout"])
+                if "dropout" in content
+                else plain_norm(model.get_submodule(target))
             )
         elif op == "get_attr":
             own[target] = _stored(model, content, device)
@@ -260,6 +262,24 @@ def _operator(name: str) -> Any:
     if not isinstance(found, torch._ops.OpOverload) or any("file" in a.name for a in found._schema.arguments):
         raise _not_ours(name)
     return found
+
+
+def plain_norm(module: nn.Module) -> nn.Module:
+    """Return torch's own batch norm over the same tensors, where another's class does more in its forward.
+
+    timm's BatchNormAct2d applies the activation too, which is a node of the graph by itself.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    if not isinstance(module, _BatchNorm) or type(module).forward.__module__.startswith("torch.nn."):
+        return module
+    kind = next(base for base in type(module).__mro__ if base.__module__.startswith("torch.nn."))
+    plain: nn.Module = kind(
+        module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+    )
+    plain._parameters.update({name: module._parameters.get(name) for name in plain._parameters})
+    plain._buffers.update({name: module._buffers.get(name) for name in plain._buffers})
+    return plain.train(module.training)
 
 
 def module_over(own: Mapping[str, Any], graph: fx.Graph, *, training: bool = False) -> fx.GraphModule:

@@ -189,6 +189,27 @@ def test_batch_norm_and_dropout_train_as_they_do_in_the_module():
     assert graph.get_submodule("norm") is pruned.norm  # the model's own, with its momentum and its statistics
 
 
+class NormAct(nn.BatchNorm2d):
+    """As in timm, whose norms apply the activation too."""
+
+    def forward(self, x):
+        return F.silu(super().forward(x))
+
+
+def test_a_norm_that_does_more_in_its_forward_does_it_once():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), NormAct(8, momentum=0.3), nn.Conv2d(8, 2, 1)).double().eval()
+    pruned = prune.channels(model, IMAGE, ratio=0.5, form="graph")
+    module = prune.channels(model, IMAGE, ratio=0.5, form="module").model
+    for either in (pruned.model, replay(copy.deepcopy(model), Cuts.from_json(pruned.cuts.to_json()))):
+        assert set(either.state_dict()) == set(module.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(either(IMAGE), module.eval()(IMAGE), rtol=0, atol=1e-12)
+            twin = copy.deepcopy(module).train()
+            torch.testing.assert_close(either.train()(IMAGE), twin(IMAGE), rtol=0, atol=1e-12)
+        torch.testing.assert_close(dict(either.state_dict()), dict(twin.state_dict()), rtol=0, atol=1e-12)
+
+
 def test_to_json_and_back_in_both_modes_and_at_any_batch():
     model = Image().double()
     graph, pruned = cut(model, IMAGE, GONE)

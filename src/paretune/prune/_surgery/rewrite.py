@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from paretune.graphs import plain_norm
 from paretune.prune._capture.capture import Capture
 from paretune.prune._capture.graph import Builder, Numbers, PerSample
 from paretune.prune._couplings.couplings import Couplings, axis_index, names_of
@@ -155,7 +156,7 @@ class _Rewriter(Builder):
             tensor = self.state.parameters.get(weight) if isinstance(weight, fx.Node) else None
             owner = tensor.rpartition(".")[0] if tensor else ""
             if owner and isinstance(module := self._model.get_submodule(owner), _BatchNorm):
-                self._module(call, owner, module)
+                self._module(call, owner, plain_norm(module))
                 return True
         if name in ("dropout", "feature_dropout") and call.get("train") is False:
             path = f"dropout_{len(self.graph.nodes)}"
