@@ -28,7 +28,7 @@ from torch import nn
 from _arms import WORK, Arms, compared, estimate
 from _cifar10 import make_task
 from _common import RESULTS, Result, run, say
-from _finetune import RECALIBRATION, correct, cut_by_peer, judged
+from _finetune import HALVES, RECALIBRATION, correct, cut_by_peer, judged
 from _peer_cut import IMPORTANCES, SHORTCUTS
 from _peers import PARETUNE, TORCH_PRUNING, environment
 from paretune.evaluation import evaluate
@@ -176,41 +176,44 @@ def result(
 ) -> Result:
     """Return what was lost by the way that is best on even images, and what stands beside it."""
 
-    def lost(rows: Sequence[dict[str, Any]], kind: str) -> dict[str, Any]:
-        out = {}
-        for half in ("even", "odd"):
-            seen = compared([correct(whole, half)] * len(rows), [correct(row[kind], half) for row in rows])
-            out |= {f"{half}_points": seen["points"], f"{half}_interval": [seen["low"], seen["high"]]}
-        return {**out, "macs": rows[0]["macs"]}
+    def lost(rows: Sequence[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+        right = {half: [correct(row[kind], half) for row in rows] for half in HALVES}
+        return {half: compared([correct(whole, half)] * len(rows), seen) for half, seen in right.items()}
 
     strongest = max(peers, key=lambda way: peers[way]["recalibrated"]["even"]["accuracy"])
-    peer = lost([peers[strongest]], "recalibrated")
-    ours = lost(finals[best], "repaired")
+    sides = {
+        "best, repaired": lost(finals[best], "repaired"),
+        "best, batch norm recalibrated": lost(finals[best][:1], "recalibrated"),
+        "best, as cut": lost(finals[best][:1], "cut"),
+        f"default ({default}), repaired": lost(finals[default], "repaired"),
+        TORCH_PRUNING: lost([peers[strongest]], "recalibrated"),
+    }
+
+    def points(half: str) -> dict[str, float]:
+        return {name: round(side[half]["points"], 3) for name, side in sides.items()}
+
+    value = sides["best, repaired"]["odd"]["points"]
     table = [
         {"score": way.score, "scope": way.scope, "sums": way.sums, **_points(row), "macs": row["macs"]}
         for way, row in sorted(found.items(), key=lambda pair: -pair[1]["repaired"])
     ]
     return Result(
-        value=round(ours["odd_points"], 3),
+        value=round(value, 3),
         unit="points of accuracy lost at 0.7x multiply-accumulates without training",
         goal=f"at most {GOAL} points lost on the odd half",
-        met=ours["odd_points"] <= GOAL and not quick,
+        met=value <= GOAL and not quick,
         peer={
             "name": f"{TORCH_PRUNING}, {' '.join(strongest)}, batch norm recalibrated",
-            "value": round(peer["odd_points"], 3),
+            "value": round(sides[TORCH_PRUNING]["odd"]["points"], 3),
         },
         seeds=seeds,
         detail={
-            "unpruned": {half: whole[half]["accuracy"] for half in ("even", "odd")},
+            "unpruned": {half: whole[half]["accuracy"] for half in HALVES},
             "best_on_even": str(best),
-            "lost": {
-                "best, repaired": ours,
-                "best, as cut": lost(finals[best][:1], "cut"),
-                "best, batch norm recalibrated": lost(finals[best][:1], "recalibrated"),
-                f"default ({default}), repaired": lost(finals[default], "repaired"),
-                TORCH_PRUNING: peer,
-            },
-            "widths": finals[best][0]["widths"],
+            **{f"lost_{half}": points(half) for half in HALVES},
+            "compared": sides,
+            "macs": {"best": finals[best][0]["macs"], TORCH_PRUNING: peers[strongest]["macs"]},
+            "widths": [f"{layer}: {width}" for layer, width in finals[best][0]["widths"].items()],
             "peers_even": {" ".join(way): row["recalibrated"]["even"]["accuracy"] for way, row in peers.items()},
             "code": sorted({row["code"] for row in (*found.values(), *finals[best])}),
             "rows": table,

@@ -56,9 +56,10 @@ def test_the_loss_on_odd_images_is_the_mean_over_seeds(found):
     assert made.met
     assert made.peer["value"] == 25.0  # the helped way is the better one on even images
     assert "l1 inner" in made.peer["name"]
-    lost = made.detail["lost"]
-    assert lost["best, as cut"]["odd_points"] == 70 and lost["best, batch norm recalibrated"]["odd_points"] == 40
-    assert lost["default (l1 global, sums cut), repaired"]["odd_points"] == 0.5
+    lost = made.detail["lost_odd"]
+    assert lost["best, as cut"] == 70 and lost["best, batch norm recalibrated"] == 40
+    assert lost["default (l1 global, sums cut), repaired"] == 0.5
+    assert made.detail["lost_even"]["best, repaired"] == 2
     assert [row["repaired"] for row in made.detail["rows"]] == [88.0, 86.0]
 
 
