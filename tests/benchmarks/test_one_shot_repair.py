@@ -80,4 +80,4 @@ def test_kept_sums_are_protected_by_name_and_every_way_is_tried_once():
         step = way.step()
         assert (step.score, step.scope, step.macs) == (way.score, way.scope, 0.7)
         assert step.protect == (SUMS if way.sums == "kept" else ())
-    assert len(ways(quick=True)) == 2
+    assert set(ways(quick=True)) < set(tried)
