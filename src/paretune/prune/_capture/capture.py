@@ -199,6 +199,7 @@ def _at(error: BaseException) -> str:
 
 
 def try_forward(model: nn.Module, example: Any) -> None:
+    """Run the model once; an example that it does not accept is refused with its shapes and the user's line."""
     if any(tensor.numel() == 0 for tensor in tensors_of(example)[:1]):
         raise InputError("the example is empty: give at least one sample, a cut is compared on it")
     try:

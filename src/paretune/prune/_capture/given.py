@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from paretune.errors import InputError, SurgeryError
 
-_OF_ALL = frozenset(vars(nn.Module()))
+OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 """What every module has."""
 
 
@@ -85,7 +85,7 @@ def copied(model: nn.Module) -> nn.Module:
 def _not_copied(model: nn.Module) -> str:
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if name in _OF_ALL:
+            if name in OF_EVERY_MODULE:
                 continue
             try:
                 copy.deepcopy(value)
@@ -113,7 +113,7 @@ def _has_yet_to_be_made(module: nn.Module) -> bool:
 class _State:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.plain = {name: value for name, value in vars(module).items() if name not in _OF_ALL}
+        self.plain = {name: value for name, value in vars(module).items() if name not in OF_EVERY_MODULE}
         self.filled = {name: copy.copy(v) for name, v in self.plain.items() if type(v) in (list, dict, set)}
         self.buffers = {
             name: (buffer, None if buffer.is_inference() else buffer._version, buffer.clone())
@@ -123,7 +123,7 @@ class _State:
 
     def put_back(self) -> None:
         now = vars(self.module)
-        for name in [name for name in now if name not in self.plain and name not in _OF_ALL]:
+        for name in [name for name in now if name not in self.plain and name not in OF_EVERY_MODULE]:
             del now[name]
         now.update(self.plain)
         for name, before in self.filled.items():

@@ -100,4 +100,5 @@ def _window(tensor: Tensor, size: int, window: slice) -> Tensor:
 
 
 def size_of(inputs: Any) -> int:
+    """Return the samples in a batch of inputs: the length of its first tensor."""
     return len(tensors_of(inputs)[0])

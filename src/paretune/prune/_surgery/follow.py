@@ -27,6 +27,7 @@ from paretune.cuts import Attribute
 from paretune.data import call, map_tensors
 from paretune.errors import SurgeryError
 from paretune.prune._capture.capture import Capture, evaluating, in_words, quiet, user_line
+from paretune.prune._capture.given import OF_EVERY_MODULE
 from paretune.prune._couplings.couplings import Couplings, arguments
 from paretune.prune._couplings.rules.reduction import base_name
 from paretune.prune._surgery.surgery import Keep, kept
@@ -48,7 +49,6 @@ _SETTLED = tuple(
 )
 """Modules whose numbers follow from the shapes of their own tensors (`surgery`), where they have any."""
 
-_OF_ALL = frozenset(vars(nn.Module()))
 """What every module has."""
 
 Lengths = dict[int, set[int]]
@@ -274,7 +274,7 @@ def _numbers(model: nn.Module, lengths: dict[str, Lengths]) -> list[_Number]:
         if path not in lengths or (own and type(module).__module__ in _SETTLED):
             continue
         for name, value in vars(module).items():
-            if name not in _OF_ALL and (options := _options(value, lengths[path])):
+            if name not in OF_EVERY_MODULE and (options := _options(value, lengths[path])):
                 found.append(_Number(path, module, name, options))
     return found
 

@@ -45,7 +45,7 @@ def _product(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node, sha
     read = len(b) - 2 if len(b) > 1 else 0
     state.union(a[-1], b[read])
     made_left, made_right = a[-2:-1], b[-1:] if len(b) > 1 else []
-    _read(state, node, left, right, len(a) - 1, read)
+    _read(state, node, [(left, len(a) - 1), (right, read)])
     for source, made in ((source_of(state, left), made_left), (source_of(state, right), made_right)):
         if source and made:
             _make(state, node, source, made[0])
@@ -61,16 +61,17 @@ def _product(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node, sha
     return [*batch, *made_left, *made_right]
 
 
-def _read(state: Couplings, node: fx.Node, left: fx.Node, right: fx.Node, on_left: int, on_right: int) -> None:
-    """Record what sums over the coupled axes: a parameter where there is one, else the left side."""
-    for argument, axis in ((right, on_right), (left, on_left)):
+def _read(state: Couplings, node: fx.Node, holders: list[tuple[fx.Node, int]]) -> None:
+    """Record who sums over the coupled axes of (argument, axis): the last parameter among them, else the first."""
+    for argument, axis in reversed(holders):
         source = source_of(state, argument)
         index = _index(state, source, state.axes(argument)[axis]) if source else None
         if source and index is not None:
             state.note_read(node, source, index)
             state.mask(node, argument, axis, state.axes(argument)[axis])
             return
-    state.mask(node, left, on_left, state.axes(left)[on_left])
+    argument, axis = holders[0]
+    state.mask(node, argument, axis, state.axes(argument)[axis])
 
 
 def _make(state: Couplings, node: fx.Node, source: fx.Node, made: Axis) -> None:
@@ -162,14 +163,7 @@ def _summed(
     if len(holders) == 1:
         state.pin(node, axis, "sums over this axis", "a layer with weights in its place")
         return
-    for operand, index in holders:
-        source = source_of(state, operand)
-        place = _index(state, source, state.axes(operand)[index]) if source else None
-        if source and place is not None:
-            state.note_read(node, source, place)
-            state.mask(node, operand, index, state.axes(operand)[index])
-            return
-    state.mask(node, holders[0][0], holders[0][1], axis)
+    _read(state, node, holders)
 
 
 def letters_of(equation: str, ranks: list[int]) -> tuple[list[str], str]:
@@ -227,7 +221,7 @@ def grouped(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     source = source_of(state, given[1])
     if source:
         _make(state, node, source, weights[2])
-    _read(state, node, given[0], given[1], 1, 1)
+    _read(state, node, [(given[0], 1), (given[1], 1)])
     state.cost(node, rows[0], *weights[1:])
     return [rows[0], weights[2]]
 
