@@ -105,16 +105,42 @@ def test_what_an_operator_lets_through(oracle, function, prunable, form):
         assert oracle(model, image, over=over, matters=prunable == 6, ratio=0.4).cuts.form == form
 
 
-def test_a_mean_that_shifts_something_else_is_no_norm_and_keeps_its_channels():
-    class Gate(nn.Module):
-        def __init__(self, own):
-            super().__init__()
-            self.own, self.a, self.b, self.c = own, nn.Linear(5, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+BY_ROOT = {
+    "rms": lambda a, b, w: w * (a * torch.rsqrt(a.square().mean(-1, keepdim=True))),
+    "weight first": lambda a, b, w: a.float() * (w * torch.rsqrt((a * a).mean(-1, keepdim=True) + 1e-6)),
+    "gated": lambda a, b, w: w * (a - a.mean(-1, keepdim=True)) / (a.std(-1, keepdim=True) + 1e-6),
+    "norm": lambda a, b, w: (w * a) / a.norm(dim=-1, keepdim=True),
+}
+BY_SOMETHING_ELSE = {
+    "mean": lambda a, b, w: b - a.mean(-1, keepdim=True),
+    "root": lambda a, b, w: b * torch.rsqrt(a.square().mean(-1, keepdim=True)),
+    "norm": lambda a, b, w: b / a.norm(dim=-1, keepdim=True),
+    "root alone": lambda a, b, w: b + torch.rsqrt(a.square().mean(-1, keepdim=True)),
+    "both": lambda a, b, w: (a + b) * torch.rsqrt(a.square().mean(-1, keepdim=True)).sum(0),
+}
 
-        def forward(self, x):
-            a, b = self.a(x), self.b(x)
-            return self.c((a if self.own else b) - a.mean(-1, keepdim=True)) + b.tanh().mean(-1, keepdim=True)
 
-    (group,) = prune.analyze(Gate(own=True), torch.randn(2, 5)).groups
+class Statistic(nn.Module):
+    """Two layers, of which only `a` could be cut, and a function of both."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+        self.weight, self.function = nn.Parameter(torch.rand(8) + 0.5), function
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        return self.c(self.function(a, b, self.weight)) + b.tanh().mean(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", BY_ROOT)
+def test_what_a_statistic_was_taken_of_may_be_cut_where_it_only_divides_that(name):
+    model = Statistic(BY_ROOT[name])
+    (group,) = prune.analyze(model, torch.randn(2, 5)).groups
     assert group.layers == ("a",)
-    assert not prune.analyze(Gate(own=False), torch.randn(2, 5)).groups
+    assert prune.channels(model, torch.randn(2, 5), ratio=0.4).model.a.out_features == 5
+
+
+@pytest.mark.parametrize("name", BY_SOMETHING_ELSE)
+def test_a_statistic_that_shifts_or_divides_something_else_is_no_norm_and_keeps_its_channels(name):
+    assert not prune.analyze(Statistic(BY_SOMETHING_ELSE[name]), torch.randn(2, 5)).groups

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from paretune.prune._couplings.couplings import Couplings
 from paretune.prune._couplings.groups import Group, layer_name
-from paretune.prune._couplings.parts import Part, operator_of
+from paretune.prune._couplings.operators import operator_of
+from paretune.prune._couplings.parts import Part
 from paretune.prune._couplings.units import Axis
 
 Values = NDArray[np.float64]

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from paretune.prune._couplings.couplings import Couplings, Slice, arguments
 from paretune.prune._couplings.groups import Group
+from paretune.prune._couplings.operators import operator_of
 
 NORMS = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm")
 
@@ -87,12 +88,6 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
     tensor: Tensor = getattr(model.get_submodule(owner), leaf)
     return tensor
-
-
-def operator_of(node: fx.Node) -> str:
-    """Return the base name of a node's operator: `conv2d` of `aten.conv2d.padding`, empty where it has none."""
-    schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
-    return schema.name.partition("::")[2] if schema is not None else ""
 
 
 def arranged(part: Part, tensor: Tensor, *, matrix: bool = False) -> Tensor:

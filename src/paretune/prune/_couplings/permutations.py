@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from paretune.prune._couplings.operators import operator_of
+
 _VIEWS = ("view", "reshape", "_unsafe_view", "flatten", "unflatten")
 _MOVES = ("permute", "transpose", "swapaxes", "swapdims")
 _COPIES = ("contiguous", "clone")
@@ -26,18 +28,13 @@ def permutation_chains(graph: fx.Graph) -> tuple[dict[fx.Node, Permutation], set
     found: dict[fx.Node, Permutation] = {}
     inside: set[fx.Node] = set()
     for node in graph.nodes:
-        if node in inside or _kind(node) not in _VIEWS:
+        if node in inside or operator_of(node) not in _VIEWS:
             continue
         chain = _chain(node)
         if chain and (permutation := _permutation(chain)) is not None:
             found[chain[-1]] = permutation
             inside |= set(chain[:-1])
     return found, inside
-
-
-def _kind(node: fx.Node) -> str:
-    schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
-    return str(schema.name).removeprefix("aten::") if schema else ""
 
 
 def _chain(first: fx.Node) -> list[fx.Node]:
@@ -49,11 +46,11 @@ def _chain(first: fx.Node) -> list[fx.Node]:
     chain = [first]
     while len(chain) < _LONGEST and len(chain[-1].users) == 1:
         user = next(iter(chain[-1].users))
-        if _kind(user) not in (*_VIEWS, *_MOVES, *_COPIES):
+        if operator_of(user) not in (*_VIEWS, *_MOVES, *_COPIES):
             return []
         chain.append(user)
         if user.meta["val"].shape == shape:
-            return chain if any(_kind(node) in _MOVES for node in chain) else []
+            return chain if any(operator_of(node) in _MOVES for node in chain) else []
     return []
 
 

@@ -41,6 +41,7 @@ from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._depth.block_scores import Batches, Judge, Loss, Score, judge_of
 from paretune.prune._depth.residual import Block, find_blocks, skipped
+from paretune.prune._selection.selection import is_within
 from paretune.recipe import Context, Range, Step, StepResult, amount, check_ranges
 from paretune.task import Task
 
@@ -274,16 +275,12 @@ def _none(unprunable: Rows) -> str:
 def _unprotected(pool: Sequence[Block], protect: Iterable[str]) -> list[Block]:
     """Return the blocks that are not protected; a name that matches none is an InputError."""
     for pattern in protect:
-        if not any(_is_within(block, pattern) for block in pool):
+        if not any(is_within(block.name, pattern) for block in pool):
             raise InputError(
                 f"prune.blocks: protect: '{pattern}' matches no block.{nearest(pattern, [b.name for b in pool])} "
                 f"The blocks are {_list(pool)}"
             )
-    return [block for block in pool if not any(_is_within(block, pattern) for pattern in protect)]
-
-
-def _is_within(block: Block, pattern: str) -> bool:
-    return fnmatchcase(block.name, pattern) or block.name.startswith(pattern + ".")
+    return [block for block in pool if not any(is_within(block.name, pattern) for pattern in protect)]
 
 
 def _named(pool: Sequence[Block], names: Iterable[str], able: Sequence[Block], unprunable: Rows) -> list[Block]:

@@ -23,6 +23,7 @@ from paretune.errors import DataError, InputError, ParetuneError, RunError
 from paretune.prune._capture.capture import in_words
 from paretune.prune._couplings.couplings import Couplings, Slice
 from paretune.prune._couplings.couplings import arguments as named
+from paretune.prune._couplings.operators import operator_of
 from paretune.prune._couplings.parts import (
     NORMS,
     Part,
@@ -30,7 +31,6 @@ from paretune.prune._couplings.parts import (
     arranged_moment,
     arranged_rows,
     arranged_samples,
-    operator_of,
     tensor_of,
 )
 from paretune.prune._evidence.batches import reader, size_of

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from paretune.prune._couplings.couplings import Couplings, Slice, axis_index, shape_of
 from paretune.prune._couplings.couplings import arguments as named
-from paretune.prune._couplings.parts import operator_of
+from paretune.prune._couplings.operators import operator_of
 from paretune.prune._couplings.rules.contraction import letters_of, source_of
 from paretune.prune._evidence.collect import unfolded
 

@@ -41,7 +41,8 @@ from paretune.prune._capture.given import unchanged
 from paretune.prune._couplings.couplings import Couplings, Slice
 from paretune.prune._couplings.couplings import arguments as named
 from paretune.prune._couplings.groups import layer_name
-from paretune.prune._couplings.parts import operator_of, tensor_of
+from paretune.prune._couplings.operators import operator_of
+from paretune.prune._couplings.parts import tensor_of
 from paretune.prune._cut import Pruned, Selection, keep_of
 from paretune.prune._evidence.batches import reader
 from paretune.prune._repair.matrices import Matrix, NoMatrixError, matrix_of
@@ -226,7 +227,7 @@ def _home(state: Couplings, graph: fx.Graph, matrix: Matrix) -> _Home | None:
     if len(matrix.channels) != 1 or len(matrix.node.users) != 1:
         return None
     (axis,), (behind,) = matrix.channels, matrix.node.users
-    operator = operator_of(behind).removesuffix("_")
+    operator = operator_of(behind)
     given = named(behind) if operator in ("batch_norm", "add") else {}
     if operator == "batch_norm" and axis == 1 and not given["training"]:
         return _at_home(state, graph, given["running_mean"], -1)
@@ -276,7 +277,7 @@ def _join(state: Couplings, node: fx.Node, later: set[fx.Node]) -> Join | None:
     before = node
     while len(before.users) == 1:
         user = next(iter(before.users))
-        operator = operator_of(user).removesuffix("_")
+        operator = operator_of(user)
         others = [n for n in user.all_input_nodes if n is not before and n not in state.parameters]
         if operator == "add" and len(others) == 1 and named(user).get("alpha", 1) == 1:
             (other,) = others

@@ -172,7 +172,7 @@ def unprotected(analysis: Analysis, protect: Iterable[str]) -> tuple[Group, ...]
     patterns = names_of("protect", protect)
     layers = [layer.name for layer in analysis.layers]
     for pattern in patterns:
-        if not any(_matches(layer, pattern) for layer in layers):
+        if not any(is_within(layer, pattern) for layer in layers):
             raise InputError(
                 f"protect: '{pattern}' matches no layer.{nearest(pattern, layers)} Names are those of "
                 "model.named_modules(), globs are allowed: 'layer1.*'"
@@ -180,11 +180,12 @@ def unprotected(analysis: Analysis, protect: Iterable[str]) -> tuple[Group, ...]
     return tuple(
         group
         for group in analysis.groups
-        if not any(_matches(layer, pattern) for layer in group.layers for pattern in patterns)
+        if not any(is_within(layer, pattern) for layer in group.layers for pattern in patterns)
     )
 
 
-def _matches(layer: str, pattern: str) -> bool:
+def is_within(layer: str, pattern: str) -> bool:
+    """Tell whether a layer has this name, matches it as a glob, or lies in the module of this name."""
     return fnmatchcase(layer, pattern) or layer.startswith(pattern + ".")
 
 

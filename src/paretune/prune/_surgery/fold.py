@@ -19,7 +19,7 @@ from paretune.prune._capture.capture import Capture
 from paretune.prune._capture.given import copied
 from paretune.prune._capture.graph import Builder, Numbers
 from paretune.prune._couplings.couplings import Couplings
-from paretune.prune._couplings.rules.reduction import base_name
+from paretune.prune._couplings.operators import operator_of
 from paretune.prune._surgery.rewrite import rewrite
 
 _WEIGHTED = ("linear", *(f"conv{kind}{rank}d" for kind in ("", "_transpose") for rank in (1, 2, 3)))
@@ -50,11 +50,11 @@ def computed_weights(captured: Capture) -> list[fx.Node]:
             computed[node] = False
         elif node.op == "call_function" and all(source in computed for source in node.all_input_nodes):
             changes = any(computed[source] for source in node.all_input_nodes)
-            computed[node] = changes or base_name(node) not in _REARRANGING
+            computed[node] = changes or operator_of(node) not in _REARRANGING
     weights = [
         weight
         for node in captured.program.graph.nodes
-        if base_name(node) in _WEIGHTED
+        if operator_of(node) in _WEIGHTED
         and isinstance(weight := node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None), fx.Node)
         and computed.get(weight)
         and weight.all_input_nodes

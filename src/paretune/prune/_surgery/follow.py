@@ -29,7 +29,7 @@ from paretune.errors import SurgeryError
 from paretune.prune._capture.capture import Capture, evaluating, in_words, quiet, user_line
 from paretune.prune._capture.given import OF_EVERY_MODULE
 from paretune.prune._couplings.couplings import Couplings, arguments
-from paretune.prune._couplings.rules.reduction import base_name
+from paretune.prune._couplings.operators import operator_of
 from paretune.prune._surgery.surgery import Keep, kept
 
 _CHEAP = 1_000_000_000
@@ -123,7 +123,7 @@ def _rescaled(captured: Capture, state: Couplings, keep: Keep) -> str:
     With few tokens, or alike ones, outputs may hardly show it.
     """
     for node in captured.program.graph.nodes:
-        if base_name(node) != "scaled_dot_product_attention":
+        if operator_of(node) != "scaled_dot_product_attention":
             continue
         given = arguments(node)
         if given["scale"] is None and not kept(keep, state.axes(given["query"])[-1]).all():

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from paretune.prune._couplings.couplings import Couplings, Masking, arguments
-from paretune.prune._couplings.rules.reduction import base_name
+from paretune.prune._couplings.operators import operator_of
 from paretune.prune._surgery.surgery import Keep, kept
 
 
@@ -64,7 +64,7 @@ class Masked(fx.Interpreter):
             shape = [1] * x.dim()
             shape[masking.axis] = -1
             gone = gone | places.to(x.device).reshape(shape)
-        return _STATISTICS[base_name(n)](x, gone, given)
+        return _STATISTICS[operator_of(n)](x, gone, given)
 
 
 def _filled(value: torch.Tensor, axis: int, gone: torch.Tensor, filling: float) -> torch.Tensor:

@@ -20,8 +20,8 @@ from paretune.graphs import plain_norm
 from paretune.prune._capture.capture import Capture
 from paretune.prune._capture.graph import Builder, Numbers, PerSample
 from paretune.prune._couplings.couplings import Couplings, axis_index, names_of
+from paretune.prune._couplings.operators import operator_of
 from paretune.prune._couplings.rules.lookup import constant_of
-from paretune.prune._couplings.rules.reduction import base_name
 from paretune.prune._couplings.units import Axis
 from paretune.prune._surgery.surgery import Keep, kept
 
@@ -81,7 +81,7 @@ class _Rewriter(Builder):
         args, kwargs = self.numbers.get(node, (node.args, node.kwargs))
         call = _Call(self, node, list(args), dict(kwargs))
         if not self._as_module(call):
-            rewrite = _REWRITES.get(base_name(node)) if self.state.values.get(node) is not None else None
+            rewrite = _REWRITES.get(operator_of(node)) if self.state.values.get(node) is not None else None
             result = rewrite(call) if rewrite is not None else None
             if result is not None:
                 self.copies[node] = result
@@ -150,7 +150,7 @@ class _Rewriter(Builder):
 
     def _as_module(self, call: _Call) -> bool:
         """Run batch norm and dropout as modules, which know whether the model trains."""
-        name = base_name(call.node)
+        name = operator_of(call.node)
         if name == "batch_norm":
             weight = call.get("running_mean")
             tensor = self.state.parameters.get(weight) if isinstance(weight, fx.Node) else None
@@ -172,7 +172,7 @@ class _Rewriter(Builder):
 
     def _portable(self, call: _Call) -> None:
         """Let tensors be made where the input is, and of the type that the weights have by then."""
-        made = base_name(call.node) in _MADE
+        made = operator_of(call.node) in _MADE
         for where in (call.kwargs, call.args):
             for key in list(where) if isinstance(where, dict) else range(len(where)):
                 value = where[key]  # type: ignore[index]

@@ -16,6 +16,7 @@ from torch import nn
 
 from paretune.cuts import Attribute, Cut, Cuts
 from paretune.prune._couplings.couplings import Couplings
+from paretune.prune._couplings.parts import tensor_of
 
 Keep = NDArray[np.bool_]
 """For every unit id, whether it stays."""
@@ -60,7 +61,7 @@ def _cut(tensor: str, axis: int, places: Keep) -> Cut:
 
 def _attributes(model: nn.Module, after: dict[str, tuple[int, ...]]) -> Iterator[Attribute]:
     """Yield the numbers in modules that must follow the new shapes."""
-    tensors = {id(_tensor(model, name)): name for name in after}
+    tensors = {id(tensor_of(model, name)): name for name in after}
     for path, module in model.named_modules():
         own = {
             name: after[tensors[id(tensor)]]
@@ -71,11 +72,6 @@ def _attributes(model: nn.Module, after: dict[str, tuple[int, ...]]) -> Iterator
             old = getattr(module, attribute, None)
             if old is not None and old != new:
                 yield Attribute(path, attribute, old, new)
-
-
-def _tensor(model: nn.Module, name: str) -> Any:
-    owner, _, leaf = name.rpartition(".")
-    return getattr(model.get_submodule(owner), leaf)
 
 
 def widths_of(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:

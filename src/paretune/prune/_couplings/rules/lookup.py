@@ -13,8 +13,8 @@ import torch
 from torch import fx
 
 from paretune.prune._couplings.couplings import Axes, Couplings, NoRule, Rule, axis_index, shape_of
+from paretune.prune._couplings.operators import operator_of
 from paretune.prune._couplings.rules.pointwise import broadcast
-from paretune.prune._couplings.rules.reduction import base_name
 from paretune.prune._couplings.units import Axis
 
 
@@ -68,9 +68,10 @@ def gather(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
             state.union(mine, other)
         elif position != dim:
             state.pin(node, mine, "reads only a part of this axis")
-    if not node.target._schema.name.startswith("aten::scatter"):  # type: ignore[union-attr]
+    if not operator_of(node).startswith("scatter"):
         return chosen
-    zeros = "zeros" in arguments["self"].name  # what is scattered into zeros is zero where nothing was chosen
+    # what is scattered into zeros is zero where nothing was chosen
+    zeros = operator_of(arguments["self"]) in ("zeros", "zeros_like", "new_zeros")
     return [*axes[:dim], state.vanish(axes[dim]), *axes[dim + 1 :]] if zeros else axes
 
 
@@ -84,7 +85,7 @@ def one_hot(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
 
 def constant_of(state: Couplings, node: Any) -> Axis | None:
     """Return the whole numbers that a buffer or constant of the model holds, None for what is computed."""
-    while isinstance(node, fx.Node) and base_name(node) in _COPIES:
+    while isinstance(node, fx.Node) and operator_of(node) in _COPIES:
         node = node.args[0]
     value = state.constants.get(node) if isinstance(node, fx.Node) else None
     if value is None or value.is_floating_point() or value.dtype == torch.bool:

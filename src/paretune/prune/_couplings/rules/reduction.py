@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from paretune.prune._couplings.couplings import Axes, Couplings, NoRule, Rule, axis_index
+from paretune.prune._couplings.operators import operator_of
 from paretune.prune._couplings.units import Axis
 
 
@@ -24,7 +25,7 @@ def reduce(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Any:
     dims = _dims(arguments, len(axes))
     source = next(iter(arguments.values()))
     for dim in dims:
-        if base_name(node) == "sum" and state.vanishes(axes[dim]):
+        if operator_of(node) == "sum" and state.vanishes(axes[dim]):
             state.mask(node, source, dim, axes[dim])
         elif is_statistic(node):
             state.mask(node, source, dim, axes[dim], statistic=True)
@@ -70,29 +71,26 @@ _PASSING = (
     "pow",
 )
 _ROOTS = ("rsqrt", "sqrt")
-
-
-def base_name(node: Any) -> str:
-    """Return an operator's name without namespace, overload and the underscore of in-place; empty for others."""
-    schema = getattr(node.target, "_schema", None) if isinstance(node, fx.Node) else None
-    return str(schema.name).removeprefix("aten::").rstrip("_") if schema else ""
+_POWERS = ("pow", "square", "mul", "abs")
+_LONGEST, _WIDEST = 6, 12
+"""Operators from a moment to where it is used; and from where it is used back to what it was taken of."""
 
 
 def is_statistic(node: fx.Node) -> bool:
     """Tell whether a reduction is a statistic of a norm: it only shifts or divides what it was taken of."""
-    name = base_name(node)
+    name = operator_of(node)
     return name in _MOMENTS and bool(node.users) and all(_normalises(user, node, node, 0) for user in node.users)
 
 
 def _normalises(user: fx.Node, value: fx.Node, moment: fx.Node, depth: int) -> bool:
-    kind, name = base_name(user), base_name(moment)
-    if depth > 6 or not user.users:
+    kind, name = operator_of(user), operator_of(moment)
+    if depth > _LONGEST or not user.users:
         return False
     if kind in _ROOTS or (kind == "pow" and user.args[1] in (0.5, -0.5)):
-        return True
+        return all(_scales(after, user, moment, depth + 1) for after in user.users)
     if kind == "div" and user.args[1] is value:
         # a mean square without its root is no norm; a mean that divides what it was taken of is one (ConvNeXt V2)
-        return name != "mean" or user.args[0] is moment.args[0]
+        return user.args[0] is moment.args[0] if name == "mean" else _comes_from(user.args[0], moment)
     if kind == "sub" and user.args[1] is value:
         if _uncast(user.args[0]) is not _uncast(moment.args[0]):  # it shifts something else
             return False
@@ -104,8 +102,36 @@ def _normalises(user: fx.Node, value: fx.Node, moment: fx.Node, depth: int) -> b
     return False
 
 
+def _scales(user: fx.Node, root: fx.Node, moment: fx.Node, depth: int) -> bool:
+    """Tell whether the root of a moment ends in a factor, or divisor, of what the moment was taken of."""
+    kind = operator_of(user)
+    if depth > _LONGEST or not user.users:
+        return False
+    if kind in ("mul", "div") and any(_comes_from(other, moment) for other in user.args if other is not root):
+        return kind == "mul" or user.args[1] is root
+    if kind in (*_PASSING, "mul", "reciprocal"):  # with a weight, say, before it meets the values
+        return all(_scales(after, user, moment, depth + 1) for after in user.users)
+    return False
+
+
+def _comes_from(node: Any, moment: fx.Node) -> bool:
+    """Tell whether a value is what a moment was taken of, but for shifts, weights and types."""
+    source = _uncast(moment.args[0])
+    roots = {source, *(_uncast(n) for n in source.all_input_nodes if operator_of(source) in _POWERS)}
+    seen: set[fx.Node] = set()
+    pending = [node]
+    while pending and len(seen) < _WIDEST:
+        value = _uncast(pending.pop())
+        if value in roots:
+            return True
+        if operator_of(value) in ("sub", "mul", "add", "div") and value not in seen:
+            seen.add(value)
+            pending += value.all_input_nodes
+    return False
+
+
 def _uncast(node: Any) -> Any:
-    while base_name(node) in ("to", "_to_copy", "type_as", "clone", "contiguous"):
+    while operator_of(node) in ("to", "_to_copy", "type_as", "clone", "contiguous"):
         node = node.args[0]
     return node
 
