@@ -176,6 +176,12 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
     return found
 
 
+def shapes_of(value: Any) -> str:
+    """Return the shapes and types of every tensor in a value, in words; the value's own type where it has none."""
+    found = [f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in tensors_of(value)]
+    return ", ".join(found) or type(value).__name__
+
+
 def as_device(value: Any, device: str) -> Any:
     """Move every tensor of a nested value to a device."""
     return map_tensors(lambda tensor: tensor.to(device), value)

@@ -8,6 +8,7 @@ mistakes of a recipe are reported at once.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
@@ -32,6 +33,7 @@ class Range:
 
     low: float
     high: float
+    """Infinity where there is no upper end: an amount, which a search must be given a range for."""
     low_open: bool = False
     """True where `low` itself is not allowed."""
     high_open: bool = False
@@ -44,7 +46,7 @@ class Range:
     def __str__(self) -> str:
         low = "above" if self.low_open else "at least"
         high = "below" if self.high_open else "at most"
-        return f"{low} {self.low:g} and {high} {self.high:g}"
+        return f"{low} {self.low:g}" + ("" if self.high == math.inf else f" and {high} {self.high:g}")
 
 
 def _ignore(kind: str, fields: dict[str, Any]) -> None:

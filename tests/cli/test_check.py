@@ -41,6 +41,12 @@ def test_a_step_that_cannot_be_done_exits_with_3(cli, recipe):
     assert "cannot be done: prune.channels: macs=0.0001" in result.stdout
 
 
+def test_a_bare_number_above_1_is_an_amount(cli, recipe):
+    sets = ("--set", "prune.channels.ratio=null", "--set", "prune.channels.macs=20000")
+    document = json.loads(cli("check", recipe, "--json", *sets).stdout)
+    assert 14_336 <= document["steps"][1]["after"]["macs"] <= 20_000
+
+
 def test_mistakes_are_told_together_before_the_task_is_imported(cli, folder):
     (folder / "bad.yaml").write_text("task: nowhere.py:make\nsteps:\n- prune.chanels\n- train: {epoch: 1}\n")
     result = cli("check", "bad.yaml")

@@ -151,3 +151,10 @@ def test_resuming_nothing_is_bad_input(cli, folder):
     result = cli("run", "--resume", "runs/none")
     assert result.exit_code == 2
     assert "holds no run to resume" in result.stderr
+
+
+def test_a_technique_takes_one_step(cli, folder):
+    result = cli("prune", "quarters.py:make_task", "--step", "channels", "--step=blocks")
+    assert result.exit_code == 2
+    assert "--step: one step, not channels and blocks" in result.stderr
+    assert not (folder / "runs").exists()

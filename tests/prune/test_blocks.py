@@ -745,7 +745,7 @@ def test_a_target_of_macs_removes_no_more_than_it_takes():
         ({"count": 5}, "count=5, and only 4 blocks can go: 1, 2, 3, 4"),
         ({}, "exactly one of ratio, count, names, macs; got none"),
         ({"ratio": 0.5, "count": 1}, "exactly one of .* got ratio and count"),
-        ({"macs": "2x"}, "macs='2x' must be at most 1x"),
+        ({"macs": "2x"}, "macs=2x must be above 0 and at most 1"),
         ({"macs": "much"}, "macs='much' is no amount"),
         ({"names": ["5"]}, "names: '5' matches no block"),
         ({"names": ["2", "3"], "protect": "3"}, "names: '3' is protected"),
@@ -892,7 +892,8 @@ def test_the_step_in_a_recipe():
     ("fields", "message"),
     [
         ({"ratio": 1.0}, r"ratio=1.0 must be at least 0 and below 1"),
-        ({"macs": 1.5}, r"macs=1.5 must be above 0 and at most 1"),
+        ({"macs": -1.5}, r"macs=-1.5 must be above 0$"),
+        ({"macs": 0}, r"macs=0 must be above 0$"),
         ({"macs": "lots"}, "macs"),
         ({"ratio": 0.5, "count": 2}, "exactly one of ratio, count, names, macs; got ratio and count"),
         ({"score": "similar"}, "no method 'similar' in scores"),

@@ -143,6 +143,13 @@ def test_one_structure_alone(structure, cut):
     assert pruned.model(WORDS).shape == model(WORDS).shape
 
 
+def test_what_was_not_asked_for_is_listed_as_left():
+    pruned = prune.neurons(Decoder().double(), WORDS, ratio=0.5)
+    left = {layer: (reason, remedy) for layer, reason, remedy in pruned.unprunable}
+    assert left["tokens"] == ("these are embedding, not asked for", "structures: embedding")
+    assert {"attention.q", "attention.v"} <= set(left) and not {"feed.gate", "feed.up"} & set(left)
+
+
 def test_neurons_are_by_hand_those_that_the_gate_and_the_other_half_make_together():
     model = Decoder().double()
     with torch.no_grad():

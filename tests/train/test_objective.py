@@ -49,6 +49,14 @@ def test_a_missing_target_is_said():
         task_loss(_task())(torch.zeros(2, 3), None)
 
 
+def test_a_loss_of_the_user_that_fails_is_named_with_what_it_was_given():
+    def lopsided(output, target):
+        return output @ target
+
+    with pytest.raises(TaskError, match=r"'lopsided' failed on .*RuntimeError: .*\(2, 3\) float32 as output"):
+        task_loss(_task(loss=lopsided))(torch.zeros(2, 3), torch.zeros(2))
+
+
 def test_bfloat16_outputs_are_compared_in_float32():
     logits = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
     target = torch.arange(8) % 5

@@ -28,14 +28,14 @@ class Technique(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find the step that `--step` names before the options are read: they are its fields."""
-        ctx.meta[__name__] = self._step(_value_of("--step", args), ctx)
+        ctx.meta[__name__] = self._step(_values_of("--step", args), ctx)
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the step's options, then those of every technique, then those of every command."""
         from paretune.cli._step_options import step_options
 
-        step = ctx.meta.get(__name__) or self._step(None, ctx)
+        step = ctx.meta.get(__name__) or self._step((), ctx)
         steps = self._steps()
         own = [param for param in self.params if param.name != "step" or len(steps) > 1]
         for param in own:
@@ -51,7 +51,7 @@ class Technique(Command):
         """Write the docstring of the step that `--step` names."""
         import inspect
 
-        step = ctx.meta.get(__name__) or self._step(None, ctx)
+        step = ctx.meta.get(__name__) or self._step((), ctx)
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text(inspect.getdoc(step) or "")
@@ -72,14 +72,16 @@ class Technique(Command):
         mine = {name: step for name, step in registry("steps").items() if name.split(".")[0] == self.family}
         return {name.rpartition(".")[2]: step for name, step in mine.items()}
 
-    def _step(self, typed: str | None, ctx: click.Context) -> type[Step]:
+    def _step(self, typed: Sequence[str], ctx: click.Context) -> type[Step]:
         steps = self._steps()
         assert steps, f"no step of {self.family} is registered"
-        if typed is None:
+        if not typed:
             return steps[self.default] if self.default else next(iter(steps.values()))
-        name = typed.rpartition(".")[2]
+        if len(typed) > 1:
+            raise click.UsageError(f"--step: one step, not {' and '.join(typed)}; a recipe runs several", ctx)
+        name = typed[0].rpartition(".")[2]
         if name not in steps:
-            has = f"no step '{typed}' in {self.family}, which has {', '.join(steps)}"
+            has = f"no step '{typed[0]}' in {self.family}, which has {', '.join(steps)}"
             raise click.UsageError(f"--step: {has}.{nearest(name, steps)}", ctx)
         return steps[name]
 
@@ -130,14 +132,15 @@ def _own_params() -> list[click.Parameter]:
     return list(reversed(options.__click_params__))
 
 
-def _value_of(option: str, args: Sequence[str]) -> str | None:
-    """Return the value of an option before the command line is parsed."""
+def _values_of(option: str, args: Sequence[str]) -> list[str]:
+    """Return the values of an option before the command line is parsed."""
+    found = []
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         if arg == option:
-            return following
-        if arg.startswith(f"{option}="):
-            return arg.partition("=")[2]
-    return None
+            found.append(following)
+        elif arg.startswith(f"{option}="):
+            found.append(arg.partition("=")[2])
+    return found
 
 
 train, distill, quantize = map(Technique, ("train", "distill", "quantize"))

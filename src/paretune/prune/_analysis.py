@@ -283,7 +283,20 @@ def only(analysis: Analysis, structures: Iterable[str]) -> Analysis:
             f"this model has no {' or '.join(wanted)} that can be removed; it has {', '.join(there)}. "
             "See `prune.analyze(model, example).group_table()`"
         )
-    return replace(analysis, groups=groups)
+    here = {layer for group in groups for layer in group.layers}
+    left = {layer: group.structure for group in analysis.groups for layer in group.layers if layer not in here}
+    return replace(
+        analysis, groups=groups, layers=tuple(_left(row, left.get(row.name)) for row in analysis.layers)
+    )
+
+
+def _left(row: Layer, structure: str | None) -> Layer:
+    """Return the row of a layer whose structure was not asked for: it can be cut, and is left."""
+    if structure is None or not row.prunable:
+        return row
+    return replace(
+        row, prunable=0, reason=f"these are {structure}, not asked for", remedy=f"structures: {structure}"
+    )
 
 
 def require_groups(analysis: Analysis) -> None:

@@ -24,7 +24,7 @@ from paretune.prune._evidence.batches import batches_of
 from paretune.prune._evidence.evidence import NEED_DATA, needs
 from paretune.prune._probe import followed
 from paretune.prune._repair.repair import SAMPLES, repair
-from paretune.prune._selection.budget import BUDGETS, target_amount
+from paretune.prune._selection.budget import BUDGETS, Amount, target_amount
 from paretune.prune._selection.selection import (
     COMBINE,
     SCOPES,
@@ -143,13 +143,13 @@ class Channels(Step):
     """Fraction of the channels to remove."""
     threshold: float | None = None
     """Channels whose score is above it stay, the others go."""
-    macs: Annotated[float | str | None, Range(0.0, 1.0, low_open=True)] = None
-    """Multiply-accumulates to keep: a fraction of the incoming model's, or an amount like "20M"."""
-    params: Annotated[float | str | None, Range(0.0, 1.0, low_open=True)] = None
+    macs: Amount = None
+    """Multiply-accumulates to keep: a fraction of the incoming model's, or an amount like 20e6 or "20M"."""
+    params: Amount = None
     """Parameters to keep, likewise: 0.5 or "1M"."""
-    size: Annotated[float | str | None, Range(0.0, 1.0, low_open=True)] = None
+    size: Amount = None
     """Bytes of parameters and buffers to keep, as they are before any quantization: 0.5 or "200KB"."""
-    latency: Annotated[float | str | None, Range(0.0, 1.0, low_open=True)] = None
+    latency: Amount = None
     """Time to keep, timed on the target in float: "0.5x" of the incoming model's, or "2ms"."""
     widths: dict[str, int] | None = None
     """Channels that layers keep, by name or glob: {"layer1.*.conv1": 16}."""

@@ -13,6 +13,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import math
 import sys
 import textwrap
 import typing
@@ -119,7 +120,8 @@ def _typed(hint: Any) -> dict[str, Any]:
             for part in (schema, *schema.get("anyOf", ())):
                 if part.get("type") in ("number", "integer"):
                     part["exclusiveMinimum" if extra.low_open else "minimum"] = extra.low
-                    part["exclusiveMaximum" if extra.high_open else "maximum"] = extra.high
+                    if extra.high != math.inf:
+                        part["exclusiveMaximum" if extra.high_open else "maximum"] = extra.high
     return schema
 
 

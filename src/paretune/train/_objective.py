@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from paretune.data import call
-from paretune.errors import DataError, RecipeError, TaskError
+from paretune.data import call, shapes_of
+from paretune.errors import DataError, ParetuneError, RecipeError, TaskError
 from paretune.metrics import main_output
 from paretune.task import Task
 from paretune.train._compute import Objective, in_float32
@@ -42,7 +42,15 @@ def task_loss(task: Task, label_smoothing: float = 0.0) -> Callable[[Any, Any], 
             if label_smoothing:
                 label = target if target.is_floating_point() else target.long()
                 return functional.cross_entropy(main_output(output), label, label_smoothing=label_smoothing)
-        return criterion(output, target)
+        try:
+            return criterion(output, target)
+        except (ParetuneError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # the user's function
+            raise TaskError(
+                f"task.loss: {loss_name(task)!r} failed on a batch of task.train: {type(error).__name__}: "
+                f"{error}. It was given {shapes_of(output)} as output and {shapes_of(target)} as target"
+            ) from error
 
     return loss
 

@@ -41,8 +41,9 @@ from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._depth.block_scores import Batches, Judge, Loss, Score, judge_of
 from paretune.prune._depth.residual import Block, find_blocks, skipped
+from paretune.prune._selection.budget import Amount, target_amount
 from paretune.prune._selection.selection import is_within
-from paretune.recipe import Context, Range, Step, StepResult, amount, check_ranges
+from paretune.recipe import Context, Range, Step, StepResult, check_ranges
 from paretune.task import Task
 
 TARGETS = ("ratio", "count", "names", "macs")
@@ -126,22 +127,11 @@ class Choice:
         if self.count is not None and (type(self.count) is not int or self.count < 0):
             raise InputError(f"prune.blocks: count={self.count!r} must be a whole number of at least 0")
         if self.macs is not None:
-            target_macs(self.macs, 1)
+            target_amount("macs", self.macs, 1, "prune.blocks")
         for field in ("names", "protect"):
             patterns = getattr(self, field)
             if patterns is not None:
                 object.__setattr__(self, field, tuple(names_of(f"prune.blocks: {field}", patterns)))
-
-
-def target_macs(macs: float | str, full: int) -> float:
-    """Return the multiply-accumulates to keep: a fraction of `full`, or the amount itself ("20M", above 1)."""
-    number, relative = amount(macs, {"K": 1e3, "M": 1e6, "G": 1e9}, "prune.blocks: macs")
-    relative = relative or (number <= 1 and not isinstance(macs, str))
-    if relative and number > 1:
-        raise InputError(
-            f"prune.blocks: macs={macs!r} must be at most 1x; '0.5x' keeps half of the multiply-accumulates"
-        )
-    return number * full if relative else number
 
 
 def _prune(model: nn.Module, example: Any, choice: Choice, judge: Judge) -> tuple[Pruned, dict[str, float]]:
@@ -320,7 +310,7 @@ def _until(
     model: nn.Module, full: int, pool: Sequence[Block], most: int, macs: float | str, judge: Judge
 ) -> dict[Block, float]:
     """Return what goes so that the target holds, at most so many and no more than it takes."""
-    target = target_macs(macs, full)
+    target = target_amount("macs", macs, full, "prune.blocks")
     least = full - sum(sorted((block.macs for block in pool), reverse=True)[:most])
     if least > target:
         raise InfeasibleError(
@@ -401,8 +391,8 @@ class Blocks(Step):
     """Fraction of the blocks to remove."""
     count: Annotated[int | None, Range(0, 10_000)] = None
     """Blocks to remove."""
-    macs: Annotated[float | str | None, Range(0.0, 1.0, low_open=True)] = None
-    """Multiply-accumulates to keep: a fraction of the incoming model's, or an amount like "20M"."""
+    macs: Amount = None
+    """Multiply-accumulates to keep: a fraction of the incoming model's, or an amount like 20e6 or "20M"."""
     names: tuple[str, ...] | None = None
     """Blocks to remove, by name or glob."""
     protect: tuple[str, ...] = ()

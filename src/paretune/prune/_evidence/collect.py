@@ -17,6 +17,7 @@ from paretune.data import (
     Batch,
     kept_random_state,
     map_tensors,
+    shapes_of,
     tensors_of,
 )
 from paretune.errors import DataError, InputError, ParetuneError, RunError
@@ -443,7 +444,7 @@ def _loss(criterion: Criterion, output: Any, target: Any) -> Tensor:
     except Exception as error:
         raise InputError(
             f"prune.channels: the loss failed on a batch of the data: {in_words(error)}. It was given "
-            f"{_shapes(output)} as output and {_shapes(target)} as target"
+            f"{shapes_of(output)} as output and {shapes_of(target)} as target"
         ) from error
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         kind = f"has shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"gives a {type(loss).__name__}"
@@ -458,11 +459,6 @@ def _loss(criterion: Criterion, output: Any, target: Any) -> Tensor:
     if not bool(torch.isfinite(loss)):
         raise RunError("prune.channels: the loss is not finite on a batch of the data; look for NaN in either")
     return loss
-
-
-def _shapes(value: Any) -> str:
-    found = [f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in tensors_of(value)]
-    return ", ".join(found) or type(value).__name__
 
 
 def _second_derivative(along: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from torch import nn
@@ -21,7 +21,7 @@ from paretune.errors import InputError, is_number
 from paretune.prune._couplings.units import Axis
 from paretune.prune._cut import Selection, cut
 from paretune.prune._surgery.surgery import Keep, kept
-from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, amount
+from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Range, amount
 from paretune.target import Target
 
 if TYPE_CHECKING:
@@ -61,17 +61,21 @@ class Budget:
     """True where a cost takes seconds and is known to a few percent only."""
 
 
-def target_amount(name: str, value: float | str, full: float) -> float:
+Amount = Annotated[float | str | None, Range(0.0, math.inf, low_open=True)]
+"""A step's field: what to keep, as a fraction (0.5, "0.5x") or as the amount itself (20e6, "20M")."""
+
+
+def target_amount(name: str, value: float | str, full: float, step: str = "prune.channels") -> float:
     """Return the amount to keep: a fraction of `full` (0.5 or "0.5x"), or the amount itself ("20M", above 1)."""
     units, what, example = BUDGETS[name]
     if isinstance(value, str):
-        number, relative = amount(value, units, name)
+        number, relative = amount(value, units, f"{step}: {name}")
     else:
         number = float(value) if is_number(value) else math.nan
         relative = 0 < number <= 1
     if not number > 0 or (relative and number > 1):
         raise InputError(
-            f"prune.channels: {name}={value} must be above 0 and at most 1, or an amount like '{example}'; "
+            f"{step}: {name}={value} must be above 0 and at most 1, or an amount like '{example}'; "
             f"{name}=0.5 keeps half of the {'time' if name == 'latency' else what}"
         )
     return number * full if relative else number
