@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_leaves
 
 from paretune.cuts import Cuts, replay
-from paretune.data import call, kept_random_state, map_tensors
+from paretune.data import kept_random_state, map_tensors
 from paretune.errors import SurgeryError
 from paretune.graphs import to_json
-from paretune.prune._capture.capture import evaluating, in_words, user_line
+from paretune.prune._capture.capture import user_line
 from paretune.prune._capture.given import copied, require_values, unchanged
 from paretune.prune._capture.graph import flattened, named_arguments
+from paretune.prune._compare import difference, outputs, relative_gap, tensors_in
 from paretune.prune._surgery.fold import own_names
 from paretune.prune._surgery.follow import follow
 from paretune.prune._surgery.masked import Masked
@@ -35,19 +35,27 @@ from paretune.prune._surgery.surgery import Keep, make_cuts
 if TYPE_CHECKING:
     from paretune.prune._analysis import Analysis
 
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Relative to the largest output. What is above it in float32 may still be rounding: it is judged in float64."""
 _IN_FLOAT64 = 1e-6
-"""For that second look; models that compute a norm or a softmax in float32 whatever they are given reach 1e-7."""
+"""The second look, where float32 differs; models that take a norm or a softmax in float32 anyway reach 1e-7."""
 _LARGEST_TWICE = 150_000_000
 """Parameters; a larger model is compared with its own weights only, for want of memory."""
 _COARSE = 1e-3
 """With random weights, where float64 cannot tell: rounding adds up in layers that nobody trained."""
-_FILLED = 1e5
-"""Outputs of this size that stay as they are may have been filled in, to mask something."""
 
 _CHOICES = 4
 """Of numbers in attributes with which the model's own forward runs, so many are compared with the masked model."""
+
+
+class NotFollowedError(SurgeryError):
+    """The model's own forward does not follow a cut, and nothing else was asked for."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"the model's own forward does not follow this cut: {problem}. Take sizes from the tensor "
+            "(x.shape[1], -1) where they are written in the code, or protect the layers concerned, or let the "
+            'result be a rewritten graph: form="auto"'
+        )
+        self.problem = problem
 
 
 def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Module, Cuts, tuple[str, ...]]:
@@ -77,11 +85,7 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
         except SurgeryError as error:
             problem = str(error)
         if form == "module":
-            raise SurgeryError(
-                f"the model's own forward does not follow this cut: {problem}. Take sizes from the tensor "
-                "(x.shape[1], -1) where they are written in the code, or protect the layers concerned, or let the "
-                'result be a rewritten graph: form="auto"'
-            )
+            raise NotFollowedError(problem)
     expected = expected or masked_outputs(analysis, keep)
     pruned = replay(copied(model), cuts)
     graph = rewrite(pruned, analysis.captured, state, keep, analysis.numbers)
@@ -138,15 +142,16 @@ def _rescaled(analysis: Analysis, model: nn.Module) -> str:
 def _wrong(analysis: Analysis, keep: Keep, expected: list[torch.Tensor], model: nn.Module) -> str:
     """Return in words how a cut model differs from the masked one, empty where it does not."""
     example = analysis.captured.example
-    problem = difference(expected, model, example)
-    if problem is None or not any(t.dtype == torch.float32 for t in expected) or "function" not in problem:
-        return problem or ""
+    found = difference(expected, model, example)
+    if found is None or not found.in_values or not any(t.dtype == torch.float32 for t in expected):
+        return found.words if found else ""
     try:
         wide = map_tensors(lambda t: t.double() if t.dtype == torch.float32 else t, example)
         exact = masked_outputs(analysis, keep, copy.deepcopy(analysis.graph).double(), wide)
-        return difference(exact, copy.deepcopy(model).double(), wide, _IN_FLOAT64) or ""
+        exactly = difference(exact, copy.deepcopy(model).double(), wide, _IN_FLOAT64)
     except (RuntimeError, TypeError):  # float32 that is written in the code, or MPS: the first look stands
-        return problem
+        return found.words
+    return exactly.words if exactly else ""
 
 
 def _wrong_at_random(analysis: Analysis, keep: Keep, cuts: Cuts) -> str:
@@ -159,11 +164,11 @@ def _wrong_at_random(analysis: Analysis, keep: Keep, cuts: Cuts) -> str:
     try:
         wide = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example)
         exact = masked_outputs(other, keep, copy.deepcopy(other.graph).double(), wide)
-        problem = difference(exact, copy.deepcopy(pruned).double(), wide, _IN_FLOAT64)
+        found = difference(exact, copy.deepcopy(pruned).double(), wide, _IN_FLOAT64)
     except (RuntimeError, TypeError):  # a type that is written in the code, or MPS, which has no float64
-        problem = difference(masked_outputs(other, keep), pruned, example, _COARSE)
+        found = difference(masked_outputs(other, keep), pruned, example, _COARSE)
     # an error is none of the cut's: code may look at values, and these are none that the model had
-    return f"with random weights {problem}" if problem and "function" in problem else ""
+    return f"with random weights {found.words}" if found and found.in_values else ""
 
 
 def masked_outputs(
@@ -176,50 +181,4 @@ def masked_outputs(
     with torch.no_grad(), kept_random_state(), unchanged(analysis.model):
         torch.manual_seed(0)
         masked = Masked(graph or analysis.graph, captured.program.graph, analysis.couplings, keep)
-        return _tensors(masked.run(*values))
-
-
-def outputs(model: nn.Module, example: Any, seed: int = 0) -> list[torch.Tensor]:
-    """Return every output tensor in eval mode, with the same random numbers each time."""
-    with evaluating(model), kept_random_state():
-        torch.manual_seed(seed)
-        return _tensors(call(model, example))
-
-
-def _tensors(output: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]  # as torch.export sees outputs
-
-
-def difference(
-    expected: list[torch.Tensor], model: nn.Module, example: Any, tolerance: float | None = None
-) -> str | None:
-    """Return in words how a model's outputs differ from what is expected of it, None where they do not."""
-    try:
-        after = outputs(model, example)
-    except Exception as error:
-        return in_words(error)
-    if [t.shape for t in expected] != [t.shape for t in after]:
-        return f"its outputs change from {[tuple(t.shape) for t in expected]} to {[tuple(t.shape) for t in after]}"
-    for a, b in zip(expected, after, strict=True):
-        if (gap := relative_gap(a, b)) > (tolerance or _TOLERANCE.get(a.dtype, 1e-5)):
-            return f"it computes another function than the masked model (relative difference {gap:.1e})"
-    return None
-
-
-def relative_gap(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return max |a - b| / max |a|; 0 for equal tensors, whatever they hold.
-
-    What the code fills in (NaN, infinity, the least number of a type, -1e9) must be in the same places of both; it
-    says nothing of the size of the others, next to which any difference would be small. Of whole numbers (a class,
-    a mask) it is the part that differs, less one in a hundred: rounding may turn a few.
-    """
-    if torch.equal(a, b):
-        return 0.0
-    if not (a.is_floating_point() or a.is_complex()):
-        return max(0.0, float((a != b).double().mean()) - 0.01)
-    a, b = ((torch.view_as_real(t) if t.is_complex() else t).to("cpu", torch.float64) for t in (a, b))
-    if not torch.equal(*(torch.where(t.isfinite(), 0.0, t.nan_to_num(0.5)) for t in (a, b))):
-        return float("inf")
-    filled = ~a.isfinite() | ((a.abs() >= _FILLED) & ((a - b).abs() <= 1e-6 * a.abs()))
-    a, b = a[~filled], b[~filled]
-    return float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)) if a.numel() else 0.0
+        return tensors_in(masked.run(*values))

@@ -14,11 +14,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.errors import SurgeryError
 from paretune.prune._analysis import Analysis, with_groups
 from paretune.prune._couplings.couplings import every_axis
 from paretune.prune._couplings.groups import Group
-from paretune.prune._deliver import deliver, require_own_forward
+from paretune.prune._deliver import NotFollowedError, deliver, require_own_forward
 
 _REMEDY = (
     "sizes taken from the tensor (x.shape[1], -1) where they are written in the code, "
@@ -96,8 +95,8 @@ def _failure(analysis: Analysis, groups: list[Group]) -> str | None:
     removed = np.concatenate([group.blocks[:, 0] for group in groups])
     try:
         deliver(analysis, analysis.keep(removed), "module")
-    except SurgeryError as error:
-        return str(error).partition("this cut: ")[2].partition(". Take sizes")[0]
+    except NotFollowedError as error:
+        return error.problem
     return None
 
 

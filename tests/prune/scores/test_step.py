@@ -56,7 +56,7 @@ def test_a_score_with_options_in_a_recipe():
         ({"score": {"taylor": {"off": 1}}}, "has no option 'off'. Did you mean 'of'"),
         ({"score": {"taylor": {"of": "input"}}}, "of='input' must be one of output, weight"),
         ({"params": "1furlong"}, "params='1furlong' is no amount"),
-        ({"size": 1.5}, "size=1.5 must be above 0"),
+        ({"size": -1}, "size=-1 must be above 0"),
         ({"latency": "2x"}, "latency=2x must be above 0 and at most 1, or an amount like '2ms'"),
         ({"size": "1KB", "params": 0.5}, "not params and size"),
     ],

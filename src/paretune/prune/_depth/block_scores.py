@@ -30,6 +30,7 @@ from paretune.errors import InputError, RunError
 from paretune.methods import find
 from paretune.prune._capture.capture import on_device_of
 from paretune.prune._depth.residual import Block, skipped
+from paretune.prune._float64 import in_float64
 
 Batches = Callable[[], Iterator[Batch]]
 Loss = Callable[[Any, Any], torch.Tensor]
@@ -159,7 +160,7 @@ def influence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     >>> influence(torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]), torch.tensor([[[2.0, 0.0], [1.0, -1.0]]]))
     tensor([0., 1.], dtype=torch.float64)
     """
-    x, y = (t.double().flatten(0, 1) if t.dim() == 3 else t.double().flatten(1) for t in (before, after))
+    x, y = (in_float64(t).flatten(0, 1) if t.dim() == 3 else in_float64(t).flatten(1) for t in (before, after))
     return 1 - functional.cosine_similarity(x, y, dim=1)
 
 

@@ -35,6 +35,7 @@ from paretune.prune._couplings.parts import (
     tensor_of,
 )
 from paretune.prune._evidence.batches import reader, size_of
+from paretune.prune._float64 import in_float64
 from paretune.prune.scores._sparsegpt import inverse_diagonal
 
 if TYPE_CHECKING:
@@ -156,10 +157,10 @@ class Collector:
 
     def flow(self) -> None:
         """Run the graph on ones, with every weight positive, and keep the gradient of the flow's logarithm."""
-        leaves = self._weights(lambda tensor: tensor.detach().double().abs())
+        leaves = self._weights(lambda tensor: in_float64(tensor.detach()).abs())
         run = _Flow(self.analysis.graph, self._substitute_positive)
         ones = map_tensors(
-            lambda t: torch.ones_like(t, dtype=torch.float64) if t.is_floating_point() else t,
+            lambda t: torch.ones_like(in_float64(t)) if t.is_floating_point() else t,
             self.analysis.captured.example,
         )
         outputs = [t.sum() for t in tensors_of(run.call(ones)) if t.is_floating_point() and t.requires_grad]
@@ -292,7 +293,7 @@ class Collector:
             return self._leaves[id(tensor)]
         if not tensor.is_floating_point():
             return tensor.clone()
-        return tensor.detach().double().abs() if isinstance(tensor, torch.nn.Parameter) else tensor.double()
+        return in_float64(tensor.detach()).abs() if isinstance(tensor, torch.nn.Parameter) else in_float64(tensor)
 
     def _store(self, name: str, leaves: Sequence[Tensor], totals: Sequence[Tensor]) -> None:
         by_leaf = {id(leaf): total for leaf, total in zip(leaves, totals, strict=True)}
@@ -361,7 +362,7 @@ class _Flow(Run):
         else:
             value = super().run_node(n)
             value = value.detach() if operator in ("softmax", "_softmax") else value
-        return map_tensors(lambda t: t.double() if t.dtype.is_floating_point else t, value)
+        return map_tensors(lambda t: in_float64(t) if t.dtype.is_floating_point else t, value)
 
 
 def _scaled(operator: str, given: Mapping[str, Any]) -> Tensor:

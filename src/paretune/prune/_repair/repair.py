@@ -45,6 +45,7 @@ from paretune.prune._couplings.operators import operator_of
 from paretune.prune._couplings.parts import tensor_of
 from paretune.prune._cut import Pruned, Selection, keep_of
 from paretune.prune._evidence.batches import reader
+from paretune.prune._float64 import in_float64
 from paretune.prune._repair.matrices import Matrix, NoMatrixError, matrix_of
 from paretune.prune._repair.ridge import WIDEST, Ridge
 from paretune.prune._repair.twins import Join, Twins
@@ -356,7 +357,7 @@ class Spread:
 
     def add(self, rows: Tensor) -> None:
         """Take in (blocks, rows, columns)."""
-        rows = rows.double() if rows.device.type != "mps" else rows.cpu().double()
+        rows = in_float64(rows)
         self._count += rows.shape[1]
         self._sum = self._sum + rows.sum(1)
         self._square = self._square + rows.square().sum(1)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from paretune.prune._float64 import in_float64
+
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 WIDEST = 4096
 """Inputs up to which sums of products are kept: 128 MiB for each half of the rows."""
@@ -60,7 +62,7 @@ class Ridge:
 
     def add(self, x: Tensor, r: Tensor) -> None:
         """Take rows in: x (b, n, d), r (b, n, o), of any float type; each half of the data has half of them."""
-        x, r = (t.double() if t.device.type != "mps" else t.cpu().double() for t in (x, r))
+        x, r = in_float64(x), in_float64(r)
         if x.shape[2] > WIDEST:
             self._held.append((x, r))
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from paretune.prune._float64 import in_float64
 from paretune.prune.scores._sparsegpt import DAMPING, damped
 
 
@@ -27,9 +28,9 @@ def obc(weight: Tensor, hessian: Tensor, *, damping: float = DAMPING) -> Tensor:
     tensor([2.5000, 0.5000])
     """
     units = len(weight)
-    rows = weight.double().reshape(units, weight.shape[1], -1)
+    rows = in_float64(weight).reshape(units, weight.shape[1], -1)
     within = rows.shape[2]
     inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(damped(hessian, damping)))
-    every = torch.arange(units, device=weight.device)
+    every = torch.arange(units, device=rows.device)
     blocks = inverse.reshape(units, within, units, within)[every, :, every, :]
     return torch.einsum("uow,uwv,uov->u", rows, torch.linalg.inv(blocks), rows).float()

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from paretune.prune._float64 import in_float64
+
 DAMPING = 0.01
 """Added to the Hessian's diagonal, as a fraction of its mean; the paper's value."""
 
@@ -27,12 +29,12 @@ def sparsegpt(weight: Tensor, inverse_diagonal: Tensor) -> Tensor:
     >>> sparsegpt(torch.tensor([[1.0, -2.0], [0.0, 0.5]]), torch.tensor([[2.0], [0.5]]))
     tensor([2.5000, 0.5000])
     """
-    return (weight.float().square() / inverse_diagonal.float()).flatten(1).sum(dim=1)
+    return (weight.float().square() / inverse_diagonal.float().to(weight.device)).flatten(1).sum(dim=1)
 
 
 def damped(hessian: Tensor, damping: float = DAMPING) -> Tensor:
     """Return a second moment (d, d) in float64, with a fraction of its mean diagonal added to the diagonal."""
-    out = hessian.double().clone()
+    out = in_float64(hessian).clone()
     diagonal = out.diagonal()
     diagonal += max(damping * float(diagonal.mean()), torch.finfo(torch.float32).tiny)
     return out
