@@ -26,8 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from _arms import WORK, code
-from _common import Result, run, say
+from _arms import code
+from _common import RESULTS, Result, run, say
 from _peers import PARETUNE, TORCH_PRUNING, environment
 from paretune.files import write_json
 
@@ -62,7 +62,7 @@ def measure(quick: bool, options: argparse.Namespace) -> Result:
     listed = [] if quick else ["--held-out"] if options.held_out else []
     names = list(QUICK) if quick else _lines(python, "--list", *listed)
     names = [name for name in names if fnmatchcase(name, options.only)]
-    folder = WORK / "surgery_coverage"
+    folder = RESULTS / "surgery_coverage"
     heavy = [name for name in names if any(fnmatchcase(name, pattern) for pattern in HEAVY)]
     light = [name for name in names if name not in heavy]
     start, done = time.monotonic(), [0]
