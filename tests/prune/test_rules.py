@@ -41,6 +41,9 @@ def test_shapes_that_do_not_match_have_no_runs():
         runs([2, 3], [5])
 
 
+WHICH = torch.tensor([1, 0])
+
+
 class Apply(nn.Module):
     """A layer of 6 channels, an operator, and a layer that reads what comes out."""
 
@@ -92,6 +95,17 @@ class Function(nn.Module):
         (lambda x: x.select(1, -2).unsqueeze(1), 5, "module"),
         (lambda x: F.glu(x, 1), 6, "module"),
         (lambda x: x.cumsum(1), 0, ""),
+        (lambda x: torch.multiply(torch.subtract(x, 0.5), torch.absolute(x)), 6, "module"),  # others by parts
+        (lambda x: torch.concatenate([x, torch.hstack([x, x])], 1), 6, "module"),
+        (lambda x: x.clone().mul_(x.clone().gt_(0)), 6, "module"),  # in place, of what is known by its tag
+        (lambda x: x.index_add(2, WHICH, x[:, :, :2].tanh()), 6, "module"),
+        (lambda x: x.index_copy(2, WHICH, x[:, :, :2].tanh()), 6, "module"),
+        (lambda x: x.index_add(1, WHICH, x[:, :2]), 0, ""),
+        (lambda x: x.scatter_add(2, (x < 0).long(), x.tanh()), 6, "module"),
+        (lambda x: torch.take_along_dim(x, (x < 0).long(), 2), 6, "module"),
+        (lambda x: x.index_put((WHICH * 0,), x.tanh()), 6, "module"),
+        (lambda x: torch.ops.aten.index_put(x, [None, WHICH], x[:, :2].tanh()), 0, ""),
+        (lambda x: x.clone().index_put((x > 1,), torch.zeros(())), 6, "module"),
     ],
 )
 def test_what_an_operator_lets_through(oracle, function, prunable, form):
@@ -105,11 +119,16 @@ def test_what_an_operator_lets_through(oracle, function, prunable, form):
         assert oracle(model, image, over=over, matters=prunable == 6, ratio=0.4).cuts.form == form
 
 
+def _mean(x):
+    return x.mean(-1, keepdim=True)
+
+
 BY_ROOT = {
     "rms": lambda a, b, w: w * (a * torch.rsqrt(a.square().mean(-1, keepdim=True))),
     "weight first": lambda a, b, w: a.float() * (w * torch.rsqrt((a * a).mean(-1, keepdim=True) + 1e-6)),
     "gated": lambda a, b, w: w * (a - a.mean(-1, keepdim=True)) / (a.std(-1, keepdim=True) + 1e-6),
     "norm": lambda a, b, w: (w * a) / a.norm(dim=-1, keepdim=True),
+    "shifted twice": lambda a, b, w: (a - _mean(a)) * torch.rsqrt((a - _mean(a)).pow(2).mean(-1, keepdim=True)),
 }
 BY_SOMETHING_ELSE = {
     "mean": lambda a, b, w: b - a.mean(-1, keepdim=True),
@@ -144,3 +163,21 @@ def test_what_a_statistic_was_taken_of_may_be_cut_where_it_only_divides_that(nam
 @pytest.mark.parametrize("name", BY_SOMETHING_ELSE)
 def test_a_statistic_that_shifts_or_divides_something_else_is_no_norm_and_keeps_its_channels(name):
     assert not prune.analyze(Statistic(BY_SOMETHING_ELSE[name]), torch.randn(2, 5)).groups
+
+
+@pytest.mark.parametrize("cell", [nn.GRUCell, nn.LSTMCell, nn.RNNCell])
+def test_recurrent_cells_that_are_called_step_by_step_lose_hidden_units_by_their_parts(cell):
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.out = cell(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            state = None
+            for step in range(3):
+                state = self.cell(x[:, step], state)
+            return self.out(state[0] if isinstance(state, tuple) else state)
+
+    pruned = prune.channels(Steps(), torch.randn(2, 3, 5), ratio=0.5)
+    assert pruned.model.cell.hidden_size == pruned.model.out.in_features == 4
+    assert pruned.cuts.form == "module"

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from paretune.data import call, map_tensors, tensors_of
 from paretune.errors import InputError, SurgeryError
+from paretune.prune._capture.decompose import Known, decompose
 from paretune.prune._capture.fixed_flow import Read, depends, reading, reads_of
 from paretune.prune._capture.given import unchanged
 
@@ -46,26 +47,32 @@ class Capture:
     """Samples in the captured example; None where its first tensor has no axis."""
     training: torch.export.ExportedProgram | None = None
     """The model captured in train mode, where parameters are used that eval mode leaves out (auxiliary heads)."""
+    known: Known = bool
+    """Which operators stay whole (`decompose`); by default all."""
     reads: tuple[Read, ...] = ()
     """What the model's code read out of tensors, where control flow was fixed as the example takes it."""
 
 
-def capture(model: nn.Module, example: Any) -> Capture:
+def capture(model: nn.Module, example: Any, known: Known = bool) -> Capture:
     """Capture a model in eval mode; its train/eval state is as before afterwards.
 
+    known: the operators that stay whole; others are taken apart where that gives such ones (`decompose`).
     A model that does not accept the example, or that cannot be captured, is a SurgeryError with the user's line.
     """
     example = on_device_of(model, example)
     with evaluating(model):
         try_forward(model, example)
-        captured = _capture(model, example)
+        captured = replace(_capture(model, example), known=known)
+    decompose(captured.program.graph, known)
     if not _unused(captured.program):
         return captured
     with evaluating(model, False):
         try:
-            return replace(captured, training=_export(model, captured.example, bool(captured.reads)))
+            training = _export(model, captured.example, bool(captured.reads))
         except Exception:  # those parameters may be used nowhere; the graph of eval mode is what is measured
             return captured
+    decompose(training.graph, known)
+    return replace(captured, training=training)
 
 
 def _capture(model: nn.Module, example: Any) -> Capture:
@@ -242,9 +249,11 @@ def another_batch(model: nn.Module, captured: Capture) -> tuple[torch.export.Exp
 
     with evaluating(model):
         try:
-            return _export(model, map_tensors(longer, captured.example), bool(captured.reads)), batch + 1
+            program = _export(model, map_tensors(longer, captured.example), bool(captured.reads))
         except Exception:  # a batch that is fixed in the model's code
             return None
+    decompose(program.graph, captured.known)
+    return program, batch + 1
 
 
 def _export(model: nn.Module, example: Any, fixed: bool = False) -> torch.export.ExportedProgram:

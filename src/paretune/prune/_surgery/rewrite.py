@@ -393,6 +393,7 @@ _REWRITES: dict[str, Callable[[_Call], Any]] = {
     **dict.fromkeys(("slice", "narrow"), _slice),
     "select": _select,
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), _parts),
+    **dict.fromkeys(("unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes"), _parts),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("repeat", "tile"), _repeat),
     "repeat_interleave": _interleave,

@@ -79,6 +79,9 @@ def widths_of(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> dict[str
 
     shapes: new shapes of the tensors of its own that were cut, by name.
     """
+    if isinstance(module, nn.RNNCellBase):
+        sizes = (("input_size", "weight_ih"), ("hidden_size", "weight_hh"))
+        return {attribute: shapes[weight][1] for attribute, weight in sizes if weight in shapes}
     if isinstance(module, nn.RNNBase):
         sizes = (("input_size", "weight_ih_l0"), ("hidden_size", "weight_hh_l0"))
         return {attribute: shapes[weight][1] for attribute, weight in sizes if weight in shapes}

@@ -48,7 +48,10 @@ def rule_of(target: Any) -> Rule | None:
     base = name.rstrip("_") if name not in TABLE else name
     if base in TABLE:
         return TABLE[base]
-    return pointwise.elementwise if torch.Tag.pointwise in target.tags else None
+    # an operator in place does not carry the tag of the one that it is the variant of
+    same = getattr(torch.ops.aten, base, None)
+    variants = [target, *(getattr(same, overload) for overload in same.overloads())] if same else [target]
+    return pointwise.elementwise if any(torch.Tag.pointwise in v.tags for v in variants) else None
 
 
 __all__ = ["TABLE", "rule_of"]

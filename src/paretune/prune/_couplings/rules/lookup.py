@@ -58,21 +58,75 @@ def read_by_number(state: Couplings, node: fx.Node, axis: Axis, numbers: fx.Node
 
 
 def gather(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Read or write positions of one axis, chosen for every position of the others."""
+    """Read positions of one axis, chosen for every position of the others."""
+    axes, numbers = state.axes(arguments["self"]), arguments["index" if "index" in arguments else "indices"]
+    chosen = state.axes(numbers)
+    if arguments["dim"] is None or len(axes) != len(chosen):
+        raise NoRule
+    _by_number(state, node, axes, chosen, axis_index(arguments["dim"], len(axes)), numbers)
+    return chosen
+
+
+def scatter(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Write positions of one axis, chosen for every position of the others."""
     axes, chosen = state.axes(arguments["self"]), state.axes(arguments["index"])
     dim = axis_index(arguments["dim"], len(axes))
+    _by_number(state, node, axes, chosen, dim, arguments["index"])
+    if isinstance(arguments.get("src"), fx.Node):
+        _alike(state, node, chosen, state.axes(arguments["src"]), dim)
+    # what is scattered into zeros is zero where nothing was chosen
+    zeros = operator_of(arguments["self"]) in ("zeros", "zeros_like", "new_zeros")
+    return [*axes[:dim], state.vanish(axes[dim]), *axes[dim + 1 :]] if zeros else axes
+
+
+def write_rows(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Write whole rows at positions of one axis: index_add, index_copy, index_reduce."""
+    axes, source = state.axes(arguments["self"]), state.axes(arguments["source"])
+    dim = axis_index(arguments["dim"], len(axes))
+    if len(source) != len(axes):
+        raise NoRule
     read_by_number(state, node, axes[dim], arguments["index"])
+    _alike(state, node, axes, source, dim)
+    return axes
+
+
+def put(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Write values where tensors index: `x[i] = values`, `x[mask] = 0`."""
+    axes, indices = state.axes(arguments["self"]), arguments["indices"]
+    masks = [t for t in indices if t is not None and t.meta["val"].dtype in (torch.bool, torch.uint8)]
+    if not masks:
+        for axis, tensor in zip(axes, indices, strict=False):
+            if tensor is not None:
+                state.pin(node, axis, "is written by number along this axis")
+        picked = index(state, node, arguments)
+        shape = tuple(len(axis) for axis in picked)
+        broadcast(state, node, [picked, state.axes(arguments["values"])], shape)
+        return axes
+    if len(indices) > 1 or arguments["values"].meta["val"].numel() > 1:
+        raise NoRule
+    for mine, masked in zip(axes, state.axes(masks[0]), strict=False):
+        state.union(mine, masked)
+    return [axis.copy() if state.vanishes(axis) else axis for axis in axes]
+
+
+def _by_number(state: Couplings, node: fx.Node, axes: Axes, chosen: Axes, dim: int, numbers: fx.Node) -> None:
+    """State that an axis is read by numbers that have an axis of their own there, and the other axes in common."""
+    read_by_number(state, node, axes[dim], numbers)
     state.pin(node, chosen[dim], "reads another axis by number along this one")
     for position, (mine, other) in enumerate(zip(axes, chosen, strict=True)):
         if position != dim and len(mine) == len(other):
             state.union(mine, other)
         elif position != dim:
             state.pin(node, mine, "reads only a part of this axis")
-    if not operator_of(node).startswith("scatter"):
-        return chosen
-    # what is scattered into zeros is zero where nothing was chosen
-    zeros = operator_of(arguments["self"]) in ("zeros", "zeros_like", "new_zeros")
-    return [*axes[:dim], state.vanish(axes[dim]), *axes[dim + 1 :]] if zeros else axes
+
+
+def _alike(state: Couplings, node: fx.Node, axes: Axes, source: Axes, dim: int) -> None:
+    """State that what is written has the axes of where it goes, but for the one that is chosen by number."""
+    for position, (mine, other) in enumerate(zip(axes, source, strict=True)):
+        if position != dim and len(mine) == len(other):
+            state.union(mine, other)
+        else:
+            state.pin(node, other, "is written by number along this axis")
 
 
 def one_hot(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
@@ -100,5 +154,8 @@ RULES: dict[str, Rule] = {
     "index": index,
     "index_select": index_select,
     "one_hot": one_hot,
-    **dict.fromkeys(("gather", "take_along_dim", "scatter", "scatter_add"), gather),
+    **dict.fromkeys(("gather", "take_along_dim"), gather),
+    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), scatter),
+    **dict.fromkeys(("index_add", "index_copy", "index_reduce"), write_rows),
+    "index_put": put,
 }

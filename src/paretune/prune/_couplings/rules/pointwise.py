@@ -119,6 +119,7 @@ RULES: dict[str, Rule] = {
             "maximum",
             "minimum",
             "pow",
+            "floor_divide",
         ),
         elementwise,
     ),

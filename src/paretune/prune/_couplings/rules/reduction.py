@@ -71,7 +71,7 @@ _PASSING = (
     "pow",
 )
 _ROOTS = ("rsqrt", "sqrt")
-_POWERS = ("pow", "square", "mul", "abs")
+_POWERS = ("pow", "square", "mul", "abs", "sub")
 _LONGEST, _WIDEST = 6, 12
 """Operators from a moment to where it is used; and from where it is used back to what it was taken of."""
 
@@ -116,18 +116,19 @@ def _scales(user: fx.Node, root: fx.Node, moment: fx.Node, depth: int) -> bool:
 
 def _comes_from(node: Any, moment: fx.Node) -> bool:
     """Tell whether a value is what a moment was taken of, but for shifts, weights and types."""
-    source = _uncast(moment.args[0])
-    roots = {source, *(_uncast(n) for n in source.all_input_nodes if operator_of(source) in _POWERS)}
+    return not _behind(node, ("sub", "mul", "add", "div")).isdisjoint(_behind(moment.args[0], _POWERS))
+
+
+def _behind(node: Any, operators: tuple[str, ...]) -> set[fx.Node]:
+    """Return a value and what it was computed from by some operators alone."""
     seen: set[fx.Node] = set()
     pending = [node]
     while pending and len(seen) < _WIDEST:
         value = _uncast(pending.pop())
-        if value in roots:
-            return True
-        if operator_of(value) in ("sub", "mul", "add", "div") and value not in seen:
+        if isinstance(value, fx.Node) and value not in seen:
             seen.add(value)
-            pending += value.all_input_nodes
-    return False
+            pending += value.all_input_nodes if operator_of(value) in operators else []
+    return seen
 
 
 def _uncast(node: Any) -> Any:
