@@ -95,6 +95,9 @@ class Function(nn.Module):
         (lambda x: x.select(1, -2).unsqueeze(1), 5, "module"),
         (lambda x: F.glu(x, 1), 6, "module"),
         (lambda x: x.cumsum(1), 0, ""),
+        (lambda x: F.avg_pool2d(x.permute(0, 2, 3, 1), (2, 1)).permute(0, 3, 1, 2), 6, "module"),
+        (lambda x: F.max_pool2d(x.permute(0, 2, 1, 3), (1, 2), (1, 2)).permute(0, 2, 1, 3), 6, "module"),
+        (lambda x: F.avg_pool2d(x.permute(0, 2, 3, 1), (1, 2)).permute(0, 3, 1, 2), 0, ""),
         (lambda x: torch.multiply(torch.subtract(x, 0.5), torch.absolute(x)), 6, "module"),  # others by parts
         (lambda x: torch.concatenate([x, torch.hstack([x, x])], 1), 6, "module"),
         (lambda x: x.clone().mul_(x.clone().gt_(0)), 6, "module"),  # in place, of what is known by its tag
@@ -163,6 +166,36 @@ def test_what_a_statistic_was_taken_of_may_be_cut_where_it_only_divides_that(nam
 @pytest.mark.parametrize("name", BY_SOMETHING_ELSE)
 def test_a_statistic_that_shifts_or_divides_something_else_is_no_norm_and_keeps_its_channels(name):
     assert not prune.analyze(Statistic(BY_SOMETHING_ELSE[name]), torch.randn(2, 5)).groups
+
+
+def test_a_group_that_stretches_over_another_axis_keeps_its_one_channel():
+    class Segments(nn.Module):
+        """A score for each of two segments, of which each is stretched over the tokens (Funnel)."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.segments = nn.Linear(5, 6), nn.Parameter(torch.randn(2, 6))
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, x):
+            first, second = torch.einsum("nd,sd->ns", self.a(x), self.segments).split(1, -1)
+            return self.out(torch.where(x[:, :4] > 0, first.expand(-1, 4), second.expand(-1, 4)))
+
+    (group,) = prune.analyze(Segments(), torch.randn(2, 5)).groups
+    assert group.layers == ("a",)  # and no segment by itself
+
+
+def test_what_is_repeated_to_a_size_that_is_named_follows_the_cut():
+    class Grouped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.out = nn.Linear(5, 4), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.out(self.a(x).repeat_interleave(2, -1, output_size=8))
+
+    pruned = prune.channels(Grouped(), torch.randn(2, 5), ratio=0.5)
+    assert pruned.cuts.form == "graph" and pruned.model(torch.randn(3, 5)).shape == (3, 3)
 
 
 @pytest.mark.parametrize("cell", [nn.GRUCell, nn.LSTMCell, nn.RNNCell])

@@ -87,7 +87,9 @@ class _Rewriter(Builder):
                 self.copies[node] = result
             else:
                 self._portable(call)
-                self.add(node, call.target, call.args, call.kwargs)
+                # how a tensor lies in memory may depend on its widths, and with it whether a view can be had
+                target = aten.reshape.default if call.target is aten.view.default else call.target
+                self.add(node, target, call.args, call.kwargs)
         if call.narrow:
             self._narrow(node)
 
@@ -316,6 +318,8 @@ def _interleave(call: _Call) -> None:
     dim = call.dim("dim", len(axes))
     if len(axes[dim]) == 1 and call.rewriter.changed(call.out[dim]):
         call.put("repeats", call.rewriter.count(call.out[dim]))
+    if isinstance(call.get("output_size"), int):
+        call.put("output_size", call.rewriter.count(call.out[dim]))
 
 
 def _normalised(call: _Call) -> None:

@@ -118,6 +118,8 @@ def expand(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
         if axis is not None and len(axis) == size:
             out.append(axis)
         else:
+            if axis is not None:
+                state.pin(node, axis, "stretches an axis of size 1")
             out.append(state.open(size) if size > 1 else state.fixed(node, size))
     return out
 
@@ -130,6 +132,8 @@ def expand_as(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
         if len(axis) == len(other[position]):
             state.union(axis, other[position])
             out[position] = axis
+        else:
+            state.pin(node, axis, "stretches an axis of size 1")
     return out
 
 

@@ -19,8 +19,28 @@ def spatial_rank(node: fx.Node) -> int:
 
 
 def per_channel(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Keep all axes before the spatial ones; those are made anew."""
-    return _replace_last(state, node, next(iter(arguments.values())), shape_of(node), spatial_rank(node))
+    """Keep all axes before the spatial ones; those are made anew, where the window is more than one position."""
+    rank, axes = spatial_rank(node), state.axes(next(iter(arguments.values())))
+    out = axes[:-rank]
+    for dim, (axis, size) in enumerate(zip(axes[-rank:], shape_of(node)[-rank:], strict=True)):
+        if _passes(arguments, dim):
+            out.append(axis)
+        else:
+            state.pin(node, axis, "works over this axis as space")
+            out.append(state.fixed(node, size))
+    return out
+
+
+def _passes(arguments: dict[str, Any], dim: int) -> bool:
+    """Tell whether a pool's window lies on one position after the other along a spatial axis."""
+    kernel, stride, padding = (_at(arguments.get(name), dim) for name in ("kernel_size", "stride", "padding"))
+    return kernel == 1 and stride in (1, None) and not padding
+
+
+def _at(value: Any, dim: int) -> Any:
+    """Return what is given for one spatial axis; None where nothing is."""
+    given = value if isinstance(value, list | tuple) else [value]
+    return given[min(dim, len(given) - 1)] if given else None
 
 
 def per_channel_with_indices(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> list[Axes]:
