@@ -64,6 +64,15 @@ def standardised_at_once(x):
     return (x - mean) * torch.rsqrt(var + 1e-5)
 
 
+def by_its_length(x):
+    return x / x.square().sum(-1, keepdim=True).sqrt()
+
+
+def by_its_sum(x):
+    x = x.exp()
+    return x / x.sum(-1, keepdim=True)
+
+
 def by_its_mean(x):
     x = x.square()
     return x / (x.mean(-1, keepdim=True) + 1e-6)
@@ -80,6 +89,8 @@ def by_its_mean(x):
         lambda x: F.normalize(x, dim=-1),
         lambda x: x / torch.linalg.vector_norm(x, 3, -1, keepdim=True),
         by_its_mean,
+        by_its_length,
+        by_its_sum,
         lambda x: F.layer_norm(x, x.shape[-1:]),
         lambda x: F.rms_norm(x, x.shape[-1:], eps=1e-6),
         lambda x: F.group_norm(x, 3),  # what it takes for space are the channels here
@@ -93,6 +104,8 @@ def by_its_mean(x):
         "norm",
         "3-norm",
         "mean",
+        "length",
+        "sum",
         "layer_norm",
         "rms_norm",
         "group_norm",

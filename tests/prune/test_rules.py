@@ -126,17 +126,25 @@ def _mean(x):
     return x.mean(-1, keepdim=True)
 
 
+def _share(x):
+    return x / x.sum(-1, keepdim=True)
+
+
 BY_ROOT = {
     "rms": lambda a, b, w: w * (a * torch.rsqrt(a.square().mean(-1, keepdim=True))),
     "weight first": lambda a, b, w: a.float() * (w * torch.rsqrt((a * a).mean(-1, keepdim=True) + 1e-6)),
     "gated": lambda a, b, w: w * (a - a.mean(-1, keepdim=True)) / (a.std(-1, keepdim=True) + 1e-6),
     "norm": lambda a, b, w: (w * a) / a.norm(dim=-1, keepdim=True),
+    "sum of squares": lambda a, b, w: a / (a * a).sum(-1, keepdim=True).pow(0.5),
+    "its own sum": lambda a, b, w: _share(a.exp()),
     "shifted twice": lambda a, b, w: (a - _mean(a)) * torch.rsqrt((a - _mean(a)).pow(2).mean(-1, keepdim=True)),
 }
 BY_SOMETHING_ELSE = {
     "mean": lambda a, b, w: b - a.mean(-1, keepdim=True),
     "root": lambda a, b, w: b * torch.rsqrt(a.square().mean(-1, keepdim=True)),
     "norm": lambda a, b, w: b / a.norm(dim=-1, keepdim=True),
+    "sum": lambda a, b, w: b / a.exp().sum(-1, keepdim=True),
+    "sum below a root": lambda a, b, w: a / a.exp().sum(-1, keepdim=True).sqrt(),
     "root alone": lambda a, b, w: b + torch.rsqrt(a.square().mean(-1, keepdim=True)),
     "both": lambda a, b, w: (a + b) * torch.rsqrt(a.square().mean(-1, keepdim=True)).sum(0),
 }

@@ -125,6 +125,10 @@ def _moment(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch
     return out if given.get("keepdim") else out.squeeze(dims)
 
 
+def _sum(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
+    return x.masked_fill(gone, 0).sum(_dims(x, given), keepdim=given.get("keepdim", False))
+
+
 def _spread(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
     dims = _dims(x, given)
     count = (~gone).expand_as(x).sum(dims, keepdim=True)
@@ -152,6 +156,7 @@ _STATISTICS: dict[str, Any] = {
     "group_norm": _group_norm,
     **dict.fromkeys(("softmax", "_softmax"), _softmax),
     "topk": _topk,
+    "sum": _sum,
     "mean": _moment,
     "var": _spread,
     "std": lambda x, gone, given: _spread(x, gone, given).sqrt(),

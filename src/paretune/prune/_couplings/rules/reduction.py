@@ -56,7 +56,7 @@ def along(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Any:
     return out if isinstance(sample, torch.Tensor) else [list(out) for _ in parts]
 
 
-_MOMENTS = ("mean", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm")
+_MOMENTS = ("mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm")
 _PASSING = (
     "clamp",
     "clamp_min",
@@ -87,10 +87,11 @@ def _normalises(user: fx.Node, value: fx.Node, moment: fx.Node, depth: int) -> b
     if depth > _LONGEST or not user.users:
         return False
     if kind in _ROOTS or (kind == "pow" and user.args[1] in (0.5, -0.5)):
-        return all(_scales(after, user, moment, depth + 1) for after in user.users)
+        squares = name != "sum" or operator_of(_uncast(moment.args[0])) in _POWERS
+        return squares and all(_scales(after, user, moment, depth + 1) for after in user.users)
     if kind == "div" and user.args[1] is value:
         # a mean square without its root is no norm; a mean that divides what it was taken of is one (ConvNeXt V2)
-        return user.args[0] is moment.args[0] if name == "mean" else _comes_from(user.args[0], moment)
+        return user.args[0] is moment.args[0] if name in ("mean", "sum") else _comes_from(user.args[0], moment)
     if kind == "sub" and user.args[1] is value:
         if _uncast(user.args[0]) is not _uncast(moment.args[0]):  # it shifts something else
             return False
