@@ -7,7 +7,10 @@ from torch import nn
 
 from paretune import prune
 from paretune.errors import InfeasibleError
+from paretune.prune._couplings.rules import TABLE
 from paretune.prune._probe import followed
+from paretune.recipe import Context
+from paretune.task import Task
 
 ROWS = torch.randn(2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -119,3 +122,72 @@ def test_the_model_and_the_analysis_that_were_given_are_not_touched():
     found = followed(analysis)
     assert found.model is model and [group.title for group in analysis.groups] == titles
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Rolled(nn.Module):
+    """Channels of the first layer are moved by one place, which no cut survives; those of the second are not."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x).roll(1, 1)).tanh())
+
+
+@pytest.mark.parametrize("step", [False, True])
+def test_a_rule_that_is_wrong_leaves_its_layers_whole_and_the_others_are_cut(monkeypatch, step):
+    monkeypatch.setitem(TABLE, "roll", TABLE["relu"])
+    model, rows = Rolled().double(), torch.randn(4, 5, dtype=torch.float64)
+    if step:
+        task = Task(model=model, train=(rows, torch.arange(4) % 3), val=(rows, torch.arange(4) % 3), example=rows)
+        result = prune.Channels(ratio=0.5).apply(model, task, Context())
+        pruned, notes = result.model, result.notes
+    else:
+        found = prune.channels(model, rows, ratio=0.5)
+        pruned, notes = found.model, found.notes
+        reason = dict(row[:2] for row in found.unprunable)["a"]
+        assert reason.startswith(
+            "the rewritten graph would be wrong, a mistake of paretune: please report the model: "
+        )
+    assert (pruned.a.out_features, pruned.b.out_features) == (8, 3)
+    assert any(
+        note.startswith("left whole by a mistake of paretune (please report the model): a: ") for note in notes
+    )
+
+
+def test_where_every_cut_is_wrong_nothing_is_delivered(monkeypatch):
+    monkeypatch.setitem(TABLE, "roll", TABLE["relu"])
+    model = Rolled().double()
+    model.b = nn.Identity()
+    model.c = nn.Linear(8, 3).double()
+    with pytest.raises(InfeasibleError, match="a: the rewritten graph would be wrong, a mistake of paretune"):
+        prune.channels(model, torch.randn(4, 5, dtype=torch.float64), ratio=0.5)
+
+
+class MaskedInTraining(nn.Module):
+    """In training some rows give way to a learned vector, which is in no graph, and of the width that is cut."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.stand_in = nn.Linear(5, 8), nn.Linear(8, 3), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x):
+        h = self.a(x)
+        if self.training and bool((x[:, 0] > -100).any()):
+            h = torch.where(x[:, :1] > 0, self.stand_in, h)
+        return self.b(h)
+
+
+def test_a_forward_that_follows_in_evaluation_alone_is_not_delivered_as_the_module():
+    model = MaskedInTraining()
+    pruned = prune.channels(model, torch.randn(2, 5), ratio=0.5)
+    assert pruned.cuts.form == "graph"
+    assert "in train mode it fails: RuntimeError" in " ".join(pruned.notes)
+    pruned.model.train()(torch.randn(4, 5)).sum().backward()
+    with pytest.raises(
+        InfeasibleError, match="a: the model's own forward does not follow: in train mode it fails"
+    ):
+        prune.channels(model, torch.randn(2, 5), ratio=0.5, form="module")

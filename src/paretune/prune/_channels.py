@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
 from torch import nn
@@ -19,10 +20,10 @@ from torch import nn
 from paretune.errors import InputError, RecipeError, nearest
 from paretune.prune._analysis import Analysis, analyze, only
 from paretune.prune._couplings.groups import STRUCTURES
-from paretune.prune._cut import FORMS, Pruned, Selection, check_form, cut, predict
+from paretune.prune._cut import FORMS, Pruned, Selection, check_form, predict
 from paretune.prune._evidence.batches import batches_of
 from paretune.prune._evidence.evidence import NEED_DATA, needs
-from paretune.prune._probe import followed
+from paretune.prune._probe import cut_what_can_be, followed
 from paretune.prune._repair.repair import SAMPLES, repair
 from paretune.prune._selection.budget import BUDGETS, Amount, target_amount
 from paretune.prune._selection.selection import (
@@ -88,8 +89,8 @@ def channels(
     analysis = only(analyze(model, example), structures)
     if check_form(form) == "module":
         analysis = followed(analysis)
-    selection = select(
-        analysis,
+    choose = partial(
+        select,
         ratio=ratio,
         threshold=threshold,
         macs=macs,
@@ -108,7 +109,7 @@ def channels(
         seed=seed,
         target=target,
     )
-    pruned = cut(analysis, selection, form=form)
+    analysis, selection, pruned = cut_what_can_be(analysis, choose, form)
     if repair or (repair is None and data is not None):
         pruned = repaired(analysis, selection, pruned, data, samples=samples, seed=seed)
     return pruned
@@ -249,9 +250,9 @@ class Channels(Step):
         from paretune.train import recalibrate_batch_norm
 
         analysis = self.analyze(model.to(context.device) if self._needs_data or self.repair else model, task)
-        selection = self.select(analysis, task, context)
+        choose = partial(self.select, task=task, context=context)
+        analysis, selection, pruned = cut_what_can_be(analysis, choose, self.form)
         prediction = predict(analysis, selection)
-        pruned = cut(analysis, selection, form=self.form)
         if self.repair:
             pruned = repaired(
                 analysis, selection, pruned, task.data("train"), samples=self.repair, seed=context.seed

@@ -17,10 +17,10 @@ import torch
 from torch import fx, nn
 
 from paretune.cuts import Cuts, replay
-from paretune.data import kept_random_state, map_tensors
+from paretune.data import call, kept_random_state, map_tensors
 from paretune.errors import SurgeryError
 from paretune.graphs import to_json
-from paretune.prune._capture.capture import user_line
+from paretune.prune._capture.capture import evaluating, in_words, unused, user_line
 from paretune.prune._capture.given import copied, require_values, unchanged
 from paretune.prune._capture.graph import flattened, named_arguments
 from paretune.prune._compare import difference, outputs, relative_gap, tensors_in
@@ -58,6 +58,17 @@ class NotFollowedError(SurgeryError):
         self.problem = problem
 
 
+class WrongGraphError(SurgeryError):
+    """The rewritten graph does not compute what it must."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"this cut could not be made: the rewritten graph is wrong: {problem}. This is a mistake of "
+            "paretune: please report the model; protect the layers concerned until it is mended"
+        )
+        self.problem = problem
+
+
 def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Module, Cuts, tuple[str, ...]]:
     """Return a pruned copy of the analysed model, the manifest, and notes.
 
@@ -78,7 +89,7 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
                 expected = expected or masked_outputs(analysis, keep)
                 manifest = replace(cuts, attributes=(*cuts.attributes, *attributes))
                 wrong = _rescaled(analysis, pruned) or _wrong(analysis, keep, expected, pruned)
-                wrong = wrong or _wrong_at_random(analysis, keep, manifest)
+                wrong = wrong or _wrong_at_random(analysis, keep, manifest) or _untrainable(analysis, pruned)
                 if not wrong:
                     return pruned, manifest, ()
                 problem = problem or wrong
@@ -97,10 +108,7 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
             f"cut are wide ({', '.join(drawn)}). Draw in training alone (training=self.training), or protect them"
         )
     if wrong:
-        raise SurgeryError(
-            f"this cut could not be made: the rewritten graph is wrong: {wrong}. This is a mistake of "
-            "paretune: please report the model; protect the layers concerned until it is mended"
-        )
+        raise WrongGraphError(wrong)
     why = f": the model's own forward does not follow ({problem})" if problem else ""
     notes = [f"the result is the captured graph, rewritten{why}"]
     if analysis.numbers is None:
@@ -137,6 +145,27 @@ def _rescaled(analysis: Analysis, model: nn.Module) -> str:
     """Return in words which number a cut model's code computes with that the uncut model's does not."""
     other = changed(analysis.scalars, scalars_of(model, analysis.captured.example))
     return f"it computes another function than the masked model: {other}" if other else ""
+
+
+def _untrainable(analysis: Analysis, pruned: nn.Module) -> str:
+    """Return in words what fails in train mode that the uncut model can do, empty where nothing does.
+
+    Parameters that only training uses, in code that cannot be captured, are in no graph and were not cut with the
+    rest: the vector that stands for masked steps, say.
+    """
+    if analysis.captured.training is not None or not unused(analysis.captured.program):
+        return ""
+    problems = []
+    for model in (analysis.model, pruned):
+        try:
+            with evaluating(model, False), torch.no_grad(), kept_random_state(), unchanged(model):
+                torch.manual_seed(0)
+                call(model, analysis.captured.example)
+            problems.append("")
+        except Exception as error:
+            problems.append(in_words(error))
+    whole, cut = problems
+    return f"in train mode it fails: {cut}" if cut and not whole else ""
 
 
 def _wrong(analysis: Analysis, keep: Keep, expected: list[torch.Tensor], model: nn.Module) -> str:

@@ -1,15 +1,18 @@
-"""Probe: which groups the model's own code follows, tried on copies. Only where the user's own class is asked for.
+"""Probe: which groups the model's own code follows, tried on copies, where the user's own class is asked for.
 
-One bundle of every group is removed; where the model's forward fails or computes something else than the masked
-model, the groups are halved until the culprits are found. Those are pinned, with what went wrong. Of a group whose
-units do not all lie on the same tensors (zeros that a shortcut pads with, the range that a slice reads) each kind
-is tried by itself.
+The same finds the groups whose cut the rewritten graph gets wrong, should a rule of ours be mistaken.
+
+One bundle of every group is removed; where the model fails or computes something else than the masked model, the
+groups are halved until the culprits are found. Those are pinned, with what went wrong. Of a group whose units do
+not all lie on the same tensors (zeros that a shortcut pads with, the range that a slice reads) each kind is tried
+by itself.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +20,8 @@ from numpy.typing import NDArray
 from paretune.prune._analysis import Analysis, with_groups
 from paretune.prune._couplings.couplings import every_axis
 from paretune.prune._couplings.groups import Group
-from paretune.prune._deliver import NotFollowedError, deliver, require_own_forward
+from paretune.prune._cut import Pruned, Selection, cut
+from paretune.prune._deliver import NotFollowedError, WrongGraphError, deliver, require_own_forward
 
 _REMEDY = (
     "sizes taken from the tensor (x.shape[1], -1) where they are written in the code, "
@@ -28,20 +32,92 @@ _REMEDY = (
 def followed(analysis: Analysis) -> Analysis:
     """Return the analysis with the groups alone that the model's own code follows."""
     require_own_forward(analysis)
-    kinds = _kinds(analysis)
-    parts = [part for group in analysis.groups for part in _parts(group, kinds)]
-    problem = _failure(analysis, parts) if parts else None
-    good = parts if problem is None else _halved(analysis, parts, problem)
-    sound: list[Group] = []
-    if problem is not None and good and _failure(analysis, good) is not None:
-        for part in good:  # those that pass alone or in halves must also pass together
-            problem = _failure(analysis, [*sound, part])
-            if problem is None:
-                sound.append(part)
-            else:
-                _pin(analysis, part, problem)
-        good = sound
-    return with_groups(analysis, _joined(analysis, good))
+    return _Probe(analysis, "module", "the model's own forward does not follow", _REMEDY).sound()
+
+
+def rewritten(analysis: Analysis) -> Analysis:
+    """Return the analysis with the groups alone whose cut the rewritten graph computes as it must."""
+    reason = "the rewritten graph would be wrong, a mistake of paretune: please report the model"
+    return _Probe(analysis, "graph", reason, "a rule of paretune that is mended").sound()
+
+
+def cut_what_can_be(
+    analysis: Analysis, choose: Callable[[Analysis], Selection], form: str
+) -> tuple[Analysis, Selection, Pruned]:
+    """Choose and cut; should the cut turn out wrong, choose and cut again without the groups that make it wrong.
+
+    Returns the analysis that was chosen from as well.
+    """
+    selection = choose(analysis)
+    try:
+        return analysis, selection, cut(analysis, selection, form=form)
+    except WrongGraphError as error:
+        left = rewritten(analysis)
+        layers = {layer for group in analysis.groups for layer in group.layers}
+        layers -= {layer for group in left.groups for layer in group.layers}
+        if not layers:
+            raise
+        selection = choose(left)
+        pruned = cut(left, selection, form=form)
+        note = (
+            f"left whole by a mistake of paretune (please report the model): {', '.join(sorted(layers))}: "
+            f"{error.problem}"
+        )
+        return left, selection, replace(pruned, notes=(*pruned.notes, note))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """Tries cuts of one form, and pins what fails, with the reason and what went wrong."""
+
+    analysis: Analysis
+    form: str
+    reason: str
+    remedy: str
+
+    def sound(self) -> Analysis:
+        """Return the analysis with the groups alone whose cuts can be delivered, all of them together too."""
+        kinds = _kinds(self.analysis)
+        parts = [part for group in self.analysis.groups for part in _parts(group, kinds)]
+        problem = self.failure(parts) if parts else None
+        good = parts if problem is None else self.halved(parts, problem)
+        sound: list[Group] = []
+        if problem is not None and good and self.failure(good) is not None:
+            for part in good:  # those that pass alone or in halves must also pass together
+                problem = self.failure([*sound, part])
+                if problem is None:
+                    sound.append(part)
+                else:
+                    self.pin(part, problem)
+            good = sound
+        return with_groups(self.analysis, _joined(self.analysis, good))
+
+    def halved(self, groups: list[Group], problem: str) -> list[Group]:
+        """Return the groups that pass, of some that fail together."""
+        if len(groups) == 1:
+            self.pin(groups[0], problem)
+            return []
+        half = len(groups) // 2
+        return [group for part in (groups[:half], groups[half:]) for group in self.passing(part)]
+
+    def passing(self, groups: list[Group]) -> list[Group]:
+        """Return the groups that pass."""
+        problem = self.failure(groups)
+        return groups if problem is None else self.halved(groups, problem)
+
+    def failure(self, groups: list[Group]) -> str | None:
+        """Remove the first bundle of each group from a copy, and return what goes wrong, or None."""
+        removed = np.concatenate([group.blocks[:, 0] for group in groups])
+        try:
+            deliver(self.analysis, self.analysis.keep(removed), self.form)
+        except (NotFollowedError, WrongGraphError) as error:
+            return error.problem
+        return None
+
+    def pin(self, group: Group, problem: str) -> None:
+        """State that a group cannot be cut."""
+        units = self.analysis.couplings.units
+        units.pin(group.blocks, units.reason(f"{self.reason}: {problem}", self.remedy))
 
 
 def _kinds(analysis: Analysis) -> NDArray[np.uint64]:
@@ -75,31 +151,3 @@ def _joined(analysis: Analysis, parts: list[Group]) -> list[Group]:
         prunable = int(np.isin(first, blocks).any(axis=1).sum())
         found.append(replace(some[0], blocks=blocks, prunable=prunable))
     return found
-
-
-def _following(analysis: Analysis, groups: list[Group]) -> list[Group]:
-    problem = _failure(analysis, groups)
-    return groups if problem is None else _halved(analysis, groups, problem)
-
-
-def _halved(analysis: Analysis, groups: list[Group], problem: str) -> list[Group]:
-    if len(groups) == 1:
-        _pin(analysis, groups[0], problem)
-        return []
-    half = len(groups) // 2
-    return [group for part in (groups[:half], groups[half:]) for group in _following(analysis, part)]
-
-
-def _failure(analysis: Analysis, groups: list[Group]) -> str | None:
-    """Remove the first bundle of each group from a copy, and return what goes wrong, or None."""
-    removed = np.concatenate([group.blocks[:, 0] for group in groups])
-    try:
-        deliver(analysis, analysis.keep(removed), "module")
-    except NotFollowedError as error:
-        return error.problem
-    return None
-
-
-def _pin(analysis: Analysis, group: Group, problem: str) -> None:
-    units = analysis.couplings.units
-    units.pin(group.blocks, units.reason(f"the model's own forward does not follow: {problem}", _REMEDY))

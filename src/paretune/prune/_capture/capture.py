@@ -64,7 +64,7 @@ def capture(model: nn.Module, example: Any, known: Known = bool) -> Capture:
         try_forward(model, example)
         captured = replace(_capture(model, example), known=known)
     decompose(captured.program.graph, known)
-    if not _unused(captured.program):
+    if not unused(captured.program):
         return captured
     with evaluating(model, False):
         try:
@@ -120,7 +120,7 @@ def _fixed(model: nn.Module, example: Any, error: Exception) -> Capture | None:
     return Capture(program, example, 1, _batch_of(example), reads=tuple(reads))
 
 
-def _unused(program: torch.export.ExportedProgram) -> bool:
+def unused(program: torch.export.ExportedProgram) -> bool:
     """Tell whether some parameter is used by no node (tied ones count as one)."""
     parameters = program.graph_signature.inputs_to_parameters
     used: dict[int, bool] = {}
