@@ -172,7 +172,7 @@ class Units:
         """Carry pins from products to their factors; call once after the last fact was stated."""
         while True:
             self._break_cycles()
-            roots = np.unique(self.find(np.arange(self.count)))
+            roots = self._roots()
             pinned = roots[(self._left[roots] >= 0) & (self._pin[roots] >= 0)]
             factors = np.concatenate([self._left[pinned], self._right[pinned]])
             reasons = np.tile(self._pin[pinned], 2)
@@ -181,9 +181,14 @@ class Units:
                 return
             self._pin_to(factors[free], reasons[free])
 
+    def _roots(self) -> Axis:
+        """Return the units that are their own representative, in order."""
+        every = np.arange(self.count)
+        return every[self._parent[: self.count] == every]
+
     def _break_cycles(self) -> None:
         """Where a unit is a product of itself and another, the other can never go without it: pin that one."""
-        roots = np.unique(self.find(np.arange(self.count)))
+        roots = self._roots()
         roots = roots[self._left[roots] >= 0]
         left, right = self.find(self._left[roots]), self.find(self._right[roots])
         own = (left == roots) | (right == roots)
