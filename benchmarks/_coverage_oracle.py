@@ -176,7 +176,7 @@ def masked(model: nn.Module, cuts: Cuts) -> None:
         if cut.tensor not in tensors:
             continue  # a statistic of batch norm, or an index: its channel is read by nobody
         owner = cut.tensor.rpartition(".")[0]
-        if _is_norm_over_channels(modules[owner]) and tensors[cut.tensor].dim() == 1:
+        if _is_norm_over_channels(modules[owner]) and tensors[cut.tensor].squeeze().dim() == 1:
             norms[owner] = torch.tensor(cut.keep)
         else:
             _zero(tensors[cut.tensor], cut)
@@ -196,7 +196,7 @@ def _zero(tensor: Tensor, cut: Any) -> None:
 def _is_norm_over_channels(module: nn.Module) -> bool:
     """Tell whether a module normalises over the channel axis, so that its statistics follow the cut."""
     kind = type(module).__name__
-    return "Norm" in kind and "BatchNorm" not in kind and "InstanceNorm" not in kind
+    return ("Norm" in kind and "BatchNorm" not in kind and "InstanceNorm" not in kind) or "GRN" in kind
 
 
 class _OnKept(nn.Module):
@@ -204,12 +204,13 @@ class _OnKept(nn.Module):
 
     def __init__(self, norm: nn.Module, keep: Tensor, groups: int | None):
         super().__init__()
-        width = len(next(norm.parameters(recurse=False)))
+        width = next(norm.parameters(recurse=False)).numel()
         first = isinstance(norm, nn.GroupNorm) or getattr(norm, "data_format", None) == "channels_first"
         last = not first and "2d" not in type(norm).__name__
         self.keep, self.width, self.last, self.norm = keep, width, last, copy.deepcopy(norm)
         for name, parameter in norm.named_parameters(recurse=False):
-            setattr(self.norm, name, nn.Parameter(parameter.detach()[keep]))
+            axis = max(range(parameter.dim()), key=lambda axis: parameter.shape[axis])
+            setattr(self.norm, name, nn.Parameter(parameter.detach().index_select(axis, keep)))
         if getattr(self.norm, "normalized_shape", None) is not None:
             self.norm.normalized_shape = (len(keep),)
         if isinstance(self.norm, nn.GroupNorm):

@@ -149,7 +149,7 @@ def test_a_function_of_one_structure_takes_what_channels_takes_and_no_other_stru
     [
         ("tailor", r"no method 'tailor' in scores\. Did you mean 'taylor'\?"),
         (5, "score=5 must be a name that `paretune methods scores` lists"),
-        (None, "score=None must be a name"),
+        (7, "score=7 must be a name"),
         ({}, "must be one name with its options"),
         ({"l1": None, "l2": None}, "must be one name with its options"),
         ({"l1": 5}, "must be one name with its options"),
@@ -175,7 +175,9 @@ def test_a_score_that_is_no_number():
     with torch.no_grad():
         model[0].weight[0, 0] = math.nan
     with pytest.raises(RunError, match=r"score 'l1' is not finite for 0.weight: look for NaN in the weights"):
-        prune.channels(model, ROWS, ratio=0.5)
+        prune.channels(model, ROWS, ratio=0.5, score="l1")
+    with pytest.raises(RunError, match=r"score 'sparsegpt' is not finite for .*: look for NaN in .* the data"):
+        prune.channels(net(), ROWS, ratio=0.5, data=torch.full((16, 5), math.nan))
 
 
 @pytest.mark.parametrize(
@@ -452,7 +454,7 @@ def test_an_iterator_of_batches_serves_score_and_repair():
 
 
 def test_a_layer_that_reads_nan_is_not_repaired_and_that_is_said():
-    pruned = prune.channels(net(), ROWS, ratio=0.5, data=torch.full((16, 5), math.nan))
+    pruned = prune.channels(net(), ROWS, ratio=0.5, score="l1", data=torch.full((16, 5), math.nan))
     assert (
         "2 was not repaired: what it reads or gives on the data is not finite: look for NaN in them"
         in pruned.notes

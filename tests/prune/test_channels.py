@@ -209,7 +209,7 @@ def test_the_step_in_a_recipe():
     )
     first, second = recipe.steps
     assert isinstance(first, prune.Channels) and first.widths == {"0": 4} and first.protect == ("2",)
-    assert second.ratio == 0.5 and second.parameters()["score"] == "l1"
+    assert second.ratio == 0.5 and second.parameters()["score"] is None
     assert parse_recipe(recipe.to_dict()) == recipe
 
 

@@ -129,8 +129,8 @@ class Deep(nn.Module):
 def test_rounding_in_float32_is_told_from_another_function_in_float64():
     model, x = Deep(), torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     analysis = prune.analyze(model, x)
-    keep = analysis.keep(prune.select(analysis, ratio=0.5).removed)
-    pruned = prune.cut(analysis, prune.select(analysis, ratio=0.5))
+    keep = analysis.keep(prune.select(analysis, ratio=0.5, score="l1").removed)
+    pruned = prune.cut(analysis, prune.select(analysis, ratio=0.5, score="l1"))
     assert pruned.cuts.form == "module"
     first = difference(masked_outputs(analysis, keep), pruned.model, x)
     assert first is not None and first.in_values  # the first look alone would have refused it

@@ -220,7 +220,8 @@ def test_a_score_with_options(model):
         of_output, prune.select(analysis, score={"gradient_norm": {"of": "weight"}}, **how).removed
     )
     assert np.array_equal(
-        prune.select(analysis, ratio=0.5, score={"l1": None}).removed, prune.select(analysis, ratio=0.5).removed
+        prune.select(analysis, ratio=0.5, score={"l1": None}).removed,
+        prune.select(analysis, score="l1", ratio=0.5).removed,
     )
 
 
@@ -240,3 +241,35 @@ def test_a_score_with_options(model):
 def test_a_score_that_cannot_be_is_refused(model, score, message):
     with pytest.raises(InputError, match=message):
         prune.select(prune.analyze(model, X[:1]), ratio=0.5, score=score)
+
+
+def test_by_default_groups_that_the_score_of_what_is_read_does_not_see_are_ranked_by_their_weights():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.up, self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(5))
+            self.out = nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = self.up(x)
+            attended = torch.softmax(self.q(x) @ self.k(x).transpose(1, 2), -1) @ self.v(x)
+            return self.out(self.o(attended))
+
+    x = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(1))
+    analysis = prune.analyze(Attention(), x[:1])
+    chosen = {
+        name: prune.select(analysis, ratio=0.5, scope="local", data=(x,), score=score)
+        for name, score in {"default": None, "seeing": "sparsegpt", "blind": "geometric_median"}.items()
+    }
+    assert any("q (+1)" in note for note in chosen["seeing"].notes)  # which keeps its channels
+    assert not chosen["default"].notes
+    removed = {name: set(selection.removed.tolist()) for name, selection in chosen.items()}
+    (group,) = [group for group in analysis.groups if group.structure == "query_key"]
+    widths = set(group.blocks.ravel().tolist())
+    assert removed["default"] & widths == removed["blind"] & widths and removed["blind"] & widths
+    assert removed["default"] - widths == removed["seeing"] != removed["blind"] - widths
+    without = prune.select(analysis, ratio=0.5, scope="local").removed.tolist()
+    assert set(without) == removed["blind"]
+    by_threshold = [prune.select(analysis, threshold=1.0, score=score).removed.tolist() for score in (None, "l1")]
+    assert by_threshold[0] == by_threshold[1]

@@ -179,7 +179,7 @@ def test_scores_of_coupled_layers_are_combined_by_the_rule(combine, expected):
         if combine == "max":
             model.b.weight[2] = 4.0  # maxima 6, 3.5, 4
     analysis = prune.analyze(model, torch.randn(1, 1))
-    selection = prune.select(analysis, widths={"a": 2}, combine=combine)
+    selection = prune.select(analysis, widths={"a": 2}, combine=combine, score="l1")
     assert selection.removed.tolist() == [int(analysis.groups[0].makes[0].units[expected])]
 
 

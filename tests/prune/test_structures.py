@@ -105,6 +105,28 @@ def test_heads_that_share_keys_and_values_go_together_and_one_that_serves_all_st
     ]
 
 
+class FusedMultiQuery(nn.Module):
+    """Four query heads, one key head and one value head in one projection, taken by number (Falcon)."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.out = nn.Linear(5, 6 * 3), nn.Linear(4 * 3, 2)
+
+    def forward(self, x):
+        heads = self.qkv(x).view(*x.shape[:2], 6, 3)
+        q, k, v = (part.transpose(1, 2) for part in (heads[..., :-2, :], heads[..., [-2], :], heads[..., [-1], :]))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_the_one_key_and_the_one_value_of_a_fused_projection_are_no_heads():
+    model, x = FusedMultiQuery().double(), torch.randn(2, 4, 5, dtype=torch.float64)
+    (group,) = [group for group in prune.analyze(model, x).groups if group.structure == "heads"]
+    assert group.blocks.shape[1] == 4
+    pruned = prune.heads(model, x, ratio=0.75)
+    assert kept(pruned, "qkv.weight")[-6:] == tuple(range(12, 18))
+
+
 def test_inside_heads_the_same_places_go_of_every_head():
     pruned = prune.heads(Decoder().double(), WORDS, within=True, scope="local")
     queries, keys, values, read = (

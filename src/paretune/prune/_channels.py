@@ -29,6 +29,7 @@ from paretune.prune._selection.budget import BUDGETS, Amount, target_amount
 from paretune.prune._selection.selection import (
     COMBINE,
     SCOPES,
+    SEEING,
     ScoreSpec,
     resolve_score,
     select,
@@ -51,7 +52,7 @@ def channels(
     size: float | str | None = None,
     latency: float | str | None = None,
     widths: Mapping[str, int] | None = None,
-    score: ScoreSpec | Callable[..., Any] = "l1",
+    score: ScoreSpec | Callable[..., Any] | None = None,
     scope: str = "global",
     multiple: int = 1,
     protect: Iterable[str] = (),
@@ -138,8 +139,9 @@ class Channels(Step):
     name: ClassVar[str] = "prune.channels"
     uses_data: ClassVar[tuple[str, ...]] = ("train",)
 
-    score: str | dict[str, dict[str, Any] | None] = "l1"
-    """A name that `paretune methods scores` lists, or with options `{taylor: {of: output}}`."""
+    score: str | dict[str, dict[str, Any] | None] | None = None
+    """A name that `paretune methods scores` lists, or with options `{taylor: {of: output}}`; by default the best
+    that sees all that may go."""
     ratio: Annotated[float | None, Range(0.0, 1.0, high_open=True)] = None
     """Fraction of the channels to remove."""
     threshold: float | None = None
@@ -175,7 +177,8 @@ class Channels(Step):
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        resolve_score(self.score)
+        if self.score is not None:
+            resolve_score(self.score)
         targets = [t for t in ("ratio", "threshold", "widths", *BUDGETS) if getattr(self, t) is not None]
         if len(targets) > 1:
             raise RecipeError(
@@ -243,7 +246,7 @@ class Channels(Step):
 
     @property
     def _needs_data(self) -> bool:
-        return any(name in NEED_DATA for name in needs(resolve_score(self.score)))
+        return any(name in NEED_DATA for name in needs(resolve_score(self.score or SEEING)))
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Analyse, select, cut, and repair what is left, or recalibrate batch norm."""

@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from paretune.cuts import Cuts, replay
-from paretune.data import call, kept_random_state, map_tensors
+from paretune.data import call, kept_random_state, map_tensors, tensors_of
 from paretune.errors import SurgeryError
 from paretune.graphs import to_json
 from paretune.prune._capture.capture import evaluating, in_words, unused, user_line
@@ -171,7 +171,7 @@ def _untrainable(analysis: Analysis, pruned: nn.Module) -> str:
 def _wrong(analysis: Analysis, keep: Keep, expected: list[torch.Tensor], model: nn.Module) -> str:
     """Return in words how a cut model differs from the masked one, empty where it does not."""
     example = analysis.captured.example
-    found = difference(expected, model, example)
+    found = difference(expected, model, example, _IN_FLOAT64 if _casts(analysis) else None)
     if found is None or not found.in_values or not any(t.dtype == torch.float32 for t in expected):
         return found.words if found else ""
     try:
@@ -181,6 +181,14 @@ def _wrong(analysis: Analysis, keep: Keep, expected: list[torch.Tensor], model: 
     except (RuntimeError, TypeError):  # float32 that is written in the code, or MPS: the first look stands
         return found.words
     return exactly.words if exactly else ""
+
+
+def _casts(analysis: Analysis) -> bool:
+    """Tell whether a model in float64 computes something in float32, as its code says."""
+    types = {
+        value.dtype for node in analysis.captured.program.graph.nodes for value in tensors_of(node.meta.get("val"))
+    }
+    return {torch.float64, torch.float32} <= types
 
 
 def _wrong_at_random(analysis: Analysis, keep: Keep, cuts: Cuts) -> str:

@@ -183,8 +183,7 @@ class Units:
 
     def _roots(self) -> Axis:
         """Return the units that are their own representative, in order."""
-        every = np.arange(self.count)
-        return every[self._parent[: self.count] == every]
+        return np.flatnonzero(self._parent[: self.count] == np.arange(self.count))
 
     def _break_cycles(self) -> None:
         """Where a unit is a product of itself and another, the other can never go without it: pin that one."""

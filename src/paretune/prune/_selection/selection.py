@@ -8,7 +8,7 @@ is then a search over one number. Of every axis that is cut at least one channel
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -23,12 +23,12 @@ from paretune.prune._analysis import Analysis, require_groups
 from paretune.prune._capture.given import require_values
 from paretune.prune._couplings.couplings import Slice
 from paretune.prune._couplings.groups import Group, channels_per_bundle, layer_name
-from paretune.prune._couplings.parts import makers, norms, parts_of
+from paretune.prune._couplings.parts import Part, makers, norms, parts_of
 from paretune.prune._couplings.units import Axis
 from paretune.prune._cut import Selection
 from paretune.prune._evidence.batches import batches_of
 from paretune.prune._evidence.evidence import OF_SAMPLES, Score, evaluate, name_of, needs, role
-from paretune.prune._ranking import Ranked, by_makers, kinds, rank, removed_units
+from paretune.prune._ranking import Ranked, Values, by_makers, kinds, rank, removed_units
 from paretune.prune._selection.budget import BUDGETS, Budget, budget, target_amount
 from paretune.prune._surgery.surgery import kept
 from paretune.target import Target
@@ -37,6 +37,10 @@ COMBINE = ("mean", "sum", "max", "first")
 SCOPES = ("global", "local", "isomorphic")
 PRECISION = 1 / 32
 """A budget that is measured is searched to this fraction of the way from nothing to all that can go."""
+
+SEEING, BLIND = "sparsegpt", "geometric_median"
+"""The scores that are the default, with data and without: the best of each kind in `benchmarks/scores.py`."""
+
 
 ScoreSpec = str | Mapping[str, Mapping[str, Any] | None]
 """`l1`, or with options `{"taylor": {"of": "output"}}`."""
@@ -52,7 +56,7 @@ def select(
     size: float | str | None = None,
     latency: float | str | None = None,
     widths: Mapping[str, int] | None = None,
-    score: ScoreSpec | Score = "l1",
+    score: ScoreSpec | Score | None = None,
     scope: str = "global",
     multiple: int = 1,
     protect: Iterable[str] = (),
@@ -75,7 +79,8 @@ def select(
     latency: time to keep, a fraction ("0.5x") or an amount ("2ms"): a handful of candidates are cut, exported and
         timed on `target` beside the whole model, so that it takes a minute and another machine may differ.
     score: a name that `paretune methods scores` lists, one with options ({"taylor": {"of": "output"}}), or a
-        function that names its evidence (`prune._evidence`).
+        function that names its evidence (`prune._evidence`). None: where there are data `SEEING`, of groups that
+        it does not see, and without data, `BLIND`; for a threshold, which is in the unit of a score, `l1`.
     scope: "global": all groups are ranked together, each one's scores divided by their mean; "isomorphic": so are
         groups of one kind, and every kind loses the same part (`prune._ranking.kinds`); "local": every group does.
     multiple: widths after the cut are multiples of this, at least one; a group that cannot get there stays whole.
@@ -93,13 +98,24 @@ def select(
     _check(scope=scope, multiple=multiple, combine=combine, **targets, **budgets)
     check_whole("prune.channels: samples", samples)
     check_whole("prune.channels: seed", seed, least=0)
-    function = resolve_score(score)
+    if threshold is not None and score is None:
+        score = "l1"  # a threshold is in the unit of a score
+    by_default = (SEEING, BLIND) if data is not None else (BLIND,)
+    scores = [resolve_score(each) for each in (by_default if score is None else (score,))]
     require_groups(analysis)
     require_values(analysis.model)
     data = batches_of(data)
     free = unprotected(analysis, protect)
     normalise = threshold is None and scope != "local"
-    ranked, unknown = _scored(analysis, free, function, combine, normalise, data, loss, samples, seed)
+    how = {"data": data, "loss": loss, "samples": samples, "seed": seed}
+    ranked, blind = _scored(analysis, free, scores, combine, normalise, **how)
+    needed = f"score '{name_of(scores[-1])}' needs {', '.join(needs(scores[-1]))}, which"
+    if free and not ranked:
+        raise InputError(
+            f"prune.channels: {needed} no layer that can be pruned has for all of its channels; choose another "
+            "score, for example l1"
+        )
+    unknown = [(group, f"{needed} not all of them have") for group in blind]
     if multiple > 1 and widths is None:
         ranked = [part for r in ranked for part in by_makers(analysis.couplings, r)]
     bound = next((budget(analysis, n, asked, target) for n, asked in budgets.items() if asked is not None), None)
@@ -135,31 +151,35 @@ def select(
 def _scored(
     analysis: Analysis,
     groups: tuple[Group, ...],
-    score: Score,
+    scores: Sequence[Score],
     combine: str,
     normalise: bool,
-    data: Any,
-    loss: Any,
-    samples: int | None,
-    seed: int,
-) -> tuple[list[Ranked], list[tuple[Group, str]]]:
-    """Return the groups ranked, and those that have no score and therefore stay whole, with the reason."""
-    state, names = analysis.couplings, needs(score)
-    slices = {
-        "makes": state.makes if any(name in OF_SAMPLES for name in names) else makers(groups),
-        "reads": state.reads,
-        "norms": norms(state),
-    }[role(score)]
-    parts = parts_of(state, groups, slices)
-    values = evaluate(analysis, parts, score, data=data, loss=loss, samples=samples, seed=seed)
-    ranked, unknown = rank(state, groups, parts, values, combine, normalise=normalise)
-    needed = f"score '{name_of(score)}' needs {', '.join(names)}, which"
-    if groups and not ranked:
-        raise InputError(
-            f"prune.channels: {needed} no layer that can be pruned has for all of its channels; choose another "
-            "score, for example l1"
-        )
-    return ranked, [(group, f"{needed} not all of them have") for group in unknown]
+    **samples: Any,
+) -> tuple[list[Ranked], list[Group]]:
+    """Return the groups ranked, each by the first score that sees it, and those that none sees."""
+    state = analysis.couplings
+    parts: list[Part] = []
+    values: list[Values | None] = []
+    blind = list(range(len(groups)))
+    for score in scores:
+        mine = [part for part in parts_of(state, groups, _slices(analysis, groups, score)) if part.group in blind]
+        found = evaluate(analysis, mine, score, **samples)
+        unseen = {id(group) for group in rank(state, groups, mine, found, combine, normalise=normalise)[1]}
+        parts += mine
+        values += [None if id(groups[m.group]) in unseen else value for m, value in zip(mine, found, strict=True)]
+        blind = [index for index in blind if id(groups[index]) in unseen]
+        if not blind:
+            break
+    return rank(state, groups, parts, values, combine, normalise=normalise)
+
+
+def _slices(analysis: Analysis, groups: tuple[Group, ...], score: Score) -> Sequence[Slice]:
+    """Return the slices whose evidence a score asks for."""
+    state = analysis.couplings
+    about = role(score)
+    if about == "makes":
+        return state.makes if any(name in OF_SAMPLES for name in needs(score)) else makers(groups)
+    return state.reads if about == "reads" else norms(state)
 
 
 def _kinds(analysis: Analysis, ranked: list[Ranked]) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from paretune.prune._float64 import in_float64
-from paretune.prune.scores._sparsegpt import DAMPING, damped
+from paretune.prune.scores._sparsegpt import DAMPING, damped_inverse
 
 
 def obc(weight: Tensor, hessian: Tensor, *, damping: float = DAMPING) -> Tensor:
@@ -30,7 +30,7 @@ def obc(weight: Tensor, hessian: Tensor, *, damping: float = DAMPING) -> Tensor:
     units = len(weight)
     rows = in_float64(weight).reshape(units, weight.shape[1], -1)
     within = rows.shape[2]
-    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(damped(hessian, damping)))
+    inverse = damped_inverse(hessian, damping)
     every = torch.arange(units, device=rows.device)
     blocks = inverse.reshape(units, within, units, within)[every, :, every, :]
     return torch.einsum("uow,uwv,uov->u", rows, torch.linalg.inv(blocks), rows).float()

@@ -40,7 +40,12 @@ def damped(hessian: Tensor, damping: float = DAMPING) -> Tensor:
     return out
 
 
+def damped_inverse(hessian: Tensor, damping: float = DAMPING) -> Tensor:
+    """Return the inverse of a damped second moment (d, d), in float64; NaN throughout where it holds NaN."""
+    factor, failed = torch.linalg.cholesky_ex(damped(hessian, damping))
+    return torch.full_like(factor, torch.nan) if int(failed) else torch.cholesky_inverse(factor)
+
+
 def inverse_diagonal(hessian: Tensor, damping: float = DAMPING) -> Tensor:
     """Return the diagonal (d,) of the inverse of a damped second moment (d, d)."""
-    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(damped(hessian, damping)))
-    return inverse.diagonal()
+    return damped_inverse(hessian, damping).diagonal()

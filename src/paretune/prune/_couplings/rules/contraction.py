@@ -103,6 +103,7 @@ def attention(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
     for mine, *others in zip(query[:-2], key[:-2], value[:-2], strict=True):
         for other in others:
             if len(other) == 1 < len(mine):  # one key-value head serves whatever query heads stay
+                state.pin(node, other, "serves all heads")
                 continue
             repeated = len(mine) != len(other) and arguments.get("enable_gqa")
             state.union(mine, np.repeat(other, len(mine) // len(other)) if repeated else other)
@@ -133,8 +134,9 @@ def einsum(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
             known = axis_of.setdefault(letter, axis)
             if len(known) == len(axis):
                 state.union(known, axis)
-            elif len(known) == 1:
-                axis_of[letter] = axis
+            else:
+                state.pin(node, min(known, axis, key=len), "stretches an axis of size 1")
+                axis_of[letter] = max(known, axis, key=len)
     for letter in dict.fromkeys("".join(inputs)):
         if letter not in output:
             _summed(state, node, operands, inputs, letter, axis_of[letter])
