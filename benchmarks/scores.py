@@ -152,11 +152,10 @@ def result(rows: Sequence[dict[str, Any]], base: dict[str, Any], seeds: Sequence
     """Return the table, the best validation accuracy after fine-tuning first."""
     networks = list(base)
     order = ranked(rows, networks)
-    tried = {
-        way[:2]: len({row["seed"] for row in rows if (row["score"], row["scope"]) == way[:2]}) for way in order
-    }
-    finalists = [way for way in order if tried[way[:2]] == len(seeds)]
-    blind = [way for way in finalists if way[0] in WEIGHTS_ALONE]
+    tried = Counter((row["score"], row["scope"]) for row in rows if row["network"] == networks[0])
+    order.sort(key=lambda way: -tried[way[:2]])  # those that went on are compared with each other alone
+    winner, value = next((way[:2], way[2]) for way in order if way[0] != "default")
+    blind = next((way[:2] for way in order if way[0] in WEIGHTS_ALONE), None)
     table = [
         {"score": score, "scope": scope, "val": round(val, 3), "seeds": tried[score, scope]}
         | {network: _cell(rows, (score, scope), network) for network in networks}
@@ -164,17 +163,13 @@ def result(rows: Sequence[dict[str, Any]], base: dict[str, Any], seeds: Sequence
     ]
     for row in table[:10]:
         say(f"{row['val']:.2f}  {row['score']} {row['scope']}: {[row[n]['after_test'] for n in networks]}")
-    winner = next(way[:2] for way in finalists if way[0] != "default")
     gain = [_mean(rows, winner, n, "after", "test") - _mean(rows, DEFAULT, n, "after", "test") for n in networks]
     return Result(
         value=round(float(np.mean(gain)), 3),
         unit="points of test accuracy, the best score above the default, mean of three networks",
         goal="the default scores and scope, with data and without, are those of the best mean validation accuracy",
         met=winner == (SEEING, DEFAULT[1]) and blind == (BLIND, DEFAULT[1]),
-        peer={
-            "name": f"{' '.join(winner)}, validation accuracy",
-            "value": round(next(way[2] for way in finalists if way[:2] == winner), 3),
-        },
+        peer={"name": f"{' '.join(winner)}, validation accuracy", "value": round(value, 3)},
         seeds=seeds,
         detail={
             "winner": list(winner),
