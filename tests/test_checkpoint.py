@@ -84,6 +84,24 @@ def test_a_pruned_model_is_rebuilt_from_the_users_own_factory(tmp_path: Path):
     assert State.load(tmp_path / "m.safetensors").details == {"kept": 2}
 
 
+class Versioned(nn.Linear):
+    """Refuses weights of no version, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {local_metadata.get('version')}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_modules_are_told_the_version_of_their_weights(tmp_path: Path):
+    model = Versioned(3, 2)
+    State(model.state_dict()).save(tmp_path / "a.safetensors")
+    again = State.load(tmp_path / "a.safetensors").onto(Versioned(3, 2))
+    assert torch.equal(again.weight, model.weight)
+
+
 def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path):
     with pytest.raises(InputError, match="no checkpoint"):
         load_model(tmp_path, Task(model=net))

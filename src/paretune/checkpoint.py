@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,10 @@ class State:
         """Replay the cuts on a fresh model of the user's factory and load the weights into it."""
         for cuts in self.cuts:
             model = replay(model, cuts)
-        model.load_state_dict(self.tensors)
+        tensors = OrderedDict(self.tensors)
+        # versions of modules, which torch's own files hold: MNASNet refuses weights without
+        tensors._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+        model.load_state_dict(tensors)
         return model
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import keyword
 import operator
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paretune.errors import SurgeryError
@@ -175,7 +175,7 @@ def from_json(model: nn.Module, nodes: list[dict[str, Any]]) -> fx.GraphModule:
             if target is builtins.getattr and (args[1:] not in [(name,) for name in _ASKED] or kwargs):
                 raise _not_ours("getattr")
         made[name] = graph.create_node(op, target, args, kwargs, name=name)
-    return module_over(own, graph, training=model.training)
+    return module_over(own, graph, saved=model.state_dict(), training=model.training)
 
 
 def _check_names(op: Any, target: Any, kwargs: Mapping[str, Any]) -> None:
@@ -282,8 +282,13 @@ def plain_norm(module: nn.Module) -> nn.Module:
     return plain.train(module.training)
 
 
-def module_over(own: Mapping[str, Any], graph: fx.Graph, *, training: bool = False) -> fx.GraphModule:
-    """Return a module that runs a graph over given tensors (the very same objects) and modules, by dotted name."""
+def module_over(
+    own: Mapping[str, Any], graph: fx.Graph, *, saved: Container[str] = (), training: bool = False
+) -> fx.GraphModule:
+    """Return a module that runs a graph over given tensors (the very same objects) and modules, by dotted name.
+
+    saved: the buffers that a state dict holds; the others are constants.
+    """
     import torch
     from torch import fx, nn
 
@@ -305,7 +310,7 @@ def module_over(own: Mapping[str, Any], graph: fx.Graph, *, training: bool = Fal
             owner.register_buffer(leaf, value, persistent=False)
     module = fx.GraphModule(root, graph)
     for name, value in own.items():  # fx registers every buffer as persistent
-        if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
+        if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter) and name not in saved:
             owner_name, _, leaf = name.rpartition(".")
             module.get_submodule(owner_name)._non_persistent_buffers_set.add(leaf)
     return module.train(training)

@@ -277,7 +277,7 @@ class Builder:
         output: what it returns, where that is not what the model returns.
         """
         self.graph.output(self.output() if output is None else output)
-        module = module_over(self._tensors, self.graph)
+        module = module_over(self._tensors, self.graph, saved=self._model.state_dict())
         module.graph.eliminate_dead_code(is_impure_node=_is_impure)
         module.recompile()
         module.delete_all_unused_submodules()
