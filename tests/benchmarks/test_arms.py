@@ -93,22 +93,29 @@ def test_the_exponent_of_a_power_law_is_found():
     assert exponent(rows, "analysis_s") == pytest.approx(1.3, abs=1e-3)
 
 
-def test_the_winner_of_the_scores_is_the_best_mean_rank_among_those_for_every_network():
-    from scores import result
+def test_the_winner_of_the_scores_is_the_best_mean_among_those_that_went_on_and_see_every_network():
+    from scores import ranked, result
 
-    accuracies = {"l1": (80, 70), "taylor": (82, 71), "bn_scale": (None, 90)}
+    accuracies = {"l1": (80, 70), "taylor": (82, 71), "default": (80, 72), "obc": (90, 80), "bn_scale": (None, 90)}
+    seeds = {"obc": [0]}  # better by chance, and left behind
     rows = [
-        {"score": score, "scope": "global", "network": network, "seed": 0, "code": "x", "macs": 0.5}
+        {"score": score, "scope": "global", "network": network, "seed": seed, "code": "x", "macs": 0.5}
         | (
             {"refused": "no batch norm"}
             if value is None
-            else {"before": {"val": 0, "test": 0}, "after": {"val": value, "test": value}}
+            else {"before": {"val": 0, "test": 0}, "after": {"val": value, "test": value + seed}}
         )
         for score, values in accuracies.items()
         for network, value in zip(("mlp", "cnn"), values, strict=True)
+        for seed in seeds.get(score, [0, 1])
     ]
-    found = result(rows, {"mlp": {"test": 90}, "cnn": {"test": 90}}, [0])
+    assert [way[0] for way in ranked(rows, ["mlp", "cnn"])] == ["obc", "taylor", "default", "l1"]
+    found = result(rows, {"mlp": {"test": 90}, "cnn": {"test": 90}}, [0, 1])
     assert found.detail["winner"] == ["taylor", "global"]
-    assert found.detail["best_of_each_network"] == [["taylor", "global"], ["bn_scale", "global"]]
-    assert found.value == pytest.approx(1.5)
-    assert [row["score"] for row in found.detail["rows"]] == ["taylor", "l1", "bn_scale"]
+    assert found.detail["winner_without_data"] == ("l1", "global")
+    assert found.detail["refused"] == {"bn_scale: no batch norm": 2}
+    assert found.value == pytest.approx(0.5)
+    assert not found.met  # taylor is not what the step does by itself
+    assert [(row["score"], row["val"], row["seeds"]) for row in found.detail["rows"]] == [
+        ("taylor", 76.5, 2), ("default", 76, 2), ("l1", 75, 2), ("obc", 85, 1),
+    ]  # fmt: skip
