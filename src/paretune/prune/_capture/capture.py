@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from paretune.data import call, map_tensors, tensors_of
 from paretune.errors import InputError, SurgeryError
-from paretune.prune._capture.decompose import Known, decompose
+from paretune.prune._capture.decompose import Known, decompose, inline
 from paretune.prune._capture.fixed_flow import Read, depends, reading, reads_of
 from paretune.prune._capture.given import unchanged
 
@@ -303,13 +303,7 @@ def _inline_regions(module: fx.GraphModule) -> None:
         region, inputs = node.args[place], node.args[place + 1 :]
         inner = getattr(module, region.target)
         _inline_regions(inner)
-        with graph.inserting_before(node):
-            known = dict(zip([n for n in inner.graph.nodes if n.op == "placeholder"], inputs, strict=True))
-            outputs = graph.graph_copy(inner.graph, known)
-        for user in list(node.users):
-            user.replace_all_uses_with(outputs[user.args[1]])  # type: ignore[index]
-            graph.erase_node(user)
-        graph.erase_node(node)
+        inline(graph, node, inner.graph, inputs)
         if not region.users:
             graph.erase_node(region)
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def decompose(graph: fx.Graph, known: Known) -> None:
 
 def _is_composite(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and torch._C._dispatch_has_kernel_for_dispatch_key(
-        target._schema.name + ("." + target._overloadname if target._overloadname != "default" else ""),
+        target.name(),  # type: ignore[no-untyped-call]
         "CompositeImplicitAutograd",
     )
 
@@ -48,17 +49,22 @@ def _parts(node: fx.Node, known: Known) -> fx.Graph | None:
     except Exception:  # a value that the operator looks at, a device that is not there: it stays whole
         return None
     calls = [n for n in graph.nodes if n.op not in ("placeholder", "output")]
-    whole = all(n.op == "call_function" and (known(n.target) or "getitem" in str(n.target)) for n in calls)
+    whole = all(n.op == "call_function" and (known(n.target) or n.target is operator.getitem) for n in calls)
     return graph if whole else None
 
 
 def _replace(graph: fx.Graph, node: fx.Node, parts: fx.Graph) -> None:
-    inner = [n for n in parts.nodes if n.op == "placeholder"]
     before = set(graph.nodes)
-    with graph.inserting_before(node):
-        outputs: Any = graph.graph_copy(parts, dict(zip(inner, node.all_input_nodes, strict=True)))
+    inline(graph, node, parts, node.all_input_nodes)
     for new in set(graph.nodes) - before:
         new.meta = {**{key: node.meta[key] for key in _WHERE if key in node.meta}, **new.meta}
+
+
+def inline(graph: fx.Graph, node: fx.Node, parts: fx.Graph, inputs: Sequence[Any]) -> None:
+    """Put the nodes of another graph, called with `inputs`, in the place of a node."""
+    inner = [n for n in parts.nodes if n.op == "placeholder"]
+    with graph.inserting_before(node):
+        outputs: Any = graph.graph_copy(parts, dict(zip(inner, inputs, strict=True)))
     if isinstance(outputs, Sequence):
         for user in list(node.users):
             user.replace_all_uses_with(outputs[user.args[1]])  # type: ignore[index]
