@@ -168,7 +168,7 @@ def test_a_padded_shortcut_may_lose_its_padding_and_couples_the_middle(oracle):
     assert stream.layers == ("stem", "b")
     # those to which only the padding's zeros are added may go too
     assert next(layer for layer in analysis.layers if layer.name == "b").prunable == 16
-    pruned = oracle(OptionA(), IMAGE, ratio=0.5)
+    pruned = oracle(OptionA(), IMAGE, ratio=0.5, scope="local")
     kept = next(c for c in pruned.cuts.cuts if c.tensor == "b.weight" and c.axis == 0).keep
     stem = next(c for c in pruned.cuts.cuts if c.tensor == "stem.weight" and c.axis == 0).keep
     assert [k - 4 for k in kept if 4 <= k < 12] == list(stem)
@@ -177,7 +177,7 @@ def test_a_padded_shortcut_may_lose_its_padding_and_couples_the_middle(oracle):
 
 
 def test_only_the_middle_of_a_padded_shortcut_goes_where_the_code_must_follow(oracle):
-    pruned = oracle(OptionA(), IMAGE, form="module", ratio=0.4)
+    pruned = oracle(OptionA(), IMAGE, form="module", ratio=0.4, scope="local")
     kept = next(c for c in pruned.cuts.cuts if c.tensor == "b.weight" and c.axis == 0).keep
     assert pruned.cuts.form == "module" and set(range(4)) | set(range(12, 16)) <= set(kept)
 

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from paretune import prune
-from paretune.errors import InputError
+from paretune.errors import InputError, TaskError
 from paretune.prune import scores
 from paretune.prune._couplings.parts import makers, parts_of
-from paretune.prune._ranking import kinds
+from paretune.prune._ranking import kinds, rank
 
 
 class Net(nn.Module):
@@ -260,7 +260,7 @@ def test_by_default_groups_that_the_score_of_what_is_read_does_not_see_are_ranke
     analysis = prune.analyze(Attention(), x[:1])
     chosen = {
         name: prune.select(analysis, ratio=0.5, scope="local", data=(x,), score=score)
-        for name, score in {"default": None, "seeing": "sparsegpt", "blind": "geometric_median"}.items()
+        for name, score in {"default": None, "seeing": "ziplm", "blind": "geometric_median"}.items()
     }
     assert any("q (+1)" in note for note in chosen["seeing"].notes)  # which keeps its channels
     assert not chosen["default"].notes
@@ -273,3 +273,37 @@ def test_by_default_groups_that_the_score_of_what_is_read_does_not_see_are_ranke
     assert set(without) == removed["blind"]
     by_threshold = [prune.select(analysis, threshold=1.0, score=score).removed.tolist() for score in (None, "l1")]
     assert by_threshold[0] == by_threshold[1]
+
+
+def test_a_channel_of_several_layers_counts_for_each_of_them(model):
+    """Scores of every group have mean 1, times the layers they are of: three layers make the stem's channels."""
+    analysis = prune.analyze(model, X[:1])
+    parts = parts_of(analysis.couplings, analysis.groups, makers(analysis.groups))
+    values = [np.arange(1.0, len(part.units) + 1) for part in parts]
+    ranked, unknown = rank(analysis.couplings, analysis.groups, parts, values, "mean", normalise=True)
+    assert not unknown
+    expected = {"stem": (3, 8), "a1": (1, 6), "a2": (1, 10)}  # all but the best channel, which stays
+    for group in ranked:
+        layers, width = expected[group.group.layers[0]]
+        scores = np.arange(1.0, width) * layers / ((width + 1) / 2)
+        np.testing.assert_allclose(group.scores, scores)
+
+
+def test_the_step_takes_scores_of_data_only_where_there_are_some(tiny_task):
+    from dataclasses import replace
+
+    without = replace(tiny_task, train=None)
+    model = tiny_task.build()
+    analysis = prune.Channels().analyze(model, tiny_task)
+
+    def chosen(task, **how):
+        return sorted(prune.Channels(ratio=0.5, **how).select(analysis, task).removed.tolist())
+
+    assert chosen(without) == chosen(without, score="geometric_median") != chosen(tiny_task)
+    assert chosen(tiny_task) == chosen(tiny_task, score="ziplm")
+    by_threshold = [
+        prune.Channels(threshold=8.0, score=score).select(analysis, without).widths for score in (None, "l1")
+    ]
+    assert by_threshold[0] == by_threshold[1] != {}
+    with pytest.raises(TaskError, match=r"needs task\.train"):
+        chosen(without, score="ziplm")

@@ -8,6 +8,7 @@ alone is asked for (`_probe`), or after the cut (`_deliver`).
 from __future__ import annotations
 
 import operator
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -69,6 +70,7 @@ class Analysis:
     base: tuple[dict[str, Any], ...] = ()
     """Where weights that forward computes were folded: `model` as a manifest stores it."""
     _counts: dict[int, tuple[int, Axis]] = field(default_factory=dict, repr=False)
+    _units: dict[int, tuple[Axis, Axis]] = field(default_factory=dict, repr=False)
 
     @property
     def unprunable(self) -> tuple[tuple[str, str, str], ...]:
@@ -175,6 +177,33 @@ class Analysis:
             self._add_savings(params, axes, 1.0, goes, member)
         return [(round(a), round(b)) for a, b in zip(macs, params, strict=True)]
 
+    def unit_savings(self, of: str, keep: Keep) -> NDArray[np.float64]:
+        """Return the `macs` or `params` that go if one more unit goes when only `keep` stays, unit by unit."""
+        if of == "macs":
+            tensors = [(cost.axes, cost.scale) for cost in self.couplings.costs]
+        else:
+            tensors = [(axes, 1.0) for axes in self._parameters]
+        of_axis: dict[int, float] = defaultdict(float)
+        axes_by_id: dict[int, Axis] = {}
+        for axes, scale in tensors:
+            whole = scale * self._product(axes, keep)
+            for axis in axes:
+                of_axis[id(axis)] += whole / max(1.0, self._product((axis,), keep))
+                axes_by_id[id(axis)] = axis
+        saved = np.zeros(self.couplings.units.count)
+        for key, each in of_axis.items():
+            places, units = self._members(axes_by_id[key])
+            saved += each * np.bincount(units[keep[places]], minlength=len(saved))
+        return saved
+
+    def _members(self, axis: Axis) -> tuple[Axis, Axis]:
+        """Return (place, unit) pairs: what stands at a position that can go, and each unit that can remove it."""
+        if id(axis) not in self._units:
+            factors = self.couplings.units.factors(axis)
+            row, column = np.nonzero(factors >= 0)
+            self._units[id(axis)] = axis[row], factors[row, column]
+        return self._units[id(axis)]
+
     def _add_savings(
         self, total: NDArray[Any], axes: tuple[Axis, ...], scale: float, goes: Keep, member: Axis
     ) -> None:
@@ -263,7 +292,7 @@ def with_groups(analysis: Analysis, groups: list[Group]) -> Analysis:
     dropped = {layer for group in gone for layer in group.layers}
     now = _layers(analysis.model, analysis.captured, analysis.couplings, groups)
     layers = tuple(b if b.name in dropped else a for a, b in zip(analysis.layers, now, strict=True))
-    return replace(analysis, groups=tuple(groups), layers=layers, _counts=analysis._counts)
+    return replace(analysis, groups=tuple(groups), layers=layers, _counts=analysis._counts, _units=analysis._units)
 
 
 def only(analysis: Analysis, structures: Iterable[str]) -> Analysis:

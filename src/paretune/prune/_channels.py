@@ -29,7 +29,6 @@ from paretune.prune._selection.budget import BUDGETS, Amount, target_amount
 from paretune.prune._selection.selection import (
     COMBINE,
     SCOPES,
-    SEEING,
     ScoreSpec,
     resolve_score,
     select,
@@ -222,7 +221,7 @@ class Channels(Step):
     def select(self, analysis: Analysis, task: Task | None = None, context: Context | None = None) -> Selection:
         """Return what this step removes from an analysed model; the task has the data that some scores need."""
         context = context or Context()
-        seeing = task is not None and self._needs_data
+        seeing = task is not None and self._sees(task)
         return select(
             analysis,
             ratio=self.ratio,
@@ -244,15 +243,17 @@ class Channels(Step):
             target=context.target,
         )
 
-    @property
-    def _needs_data(self) -> bool:
-        return any(name in NEED_DATA for name in needs(resolve_score(self.score or SEEING)))
+    def _sees(self, task: Task) -> bool:
+        """Whether the score is taken of data: one that asks for them, or the default, where there are some."""
+        if self.score is None:
+            return self.threshold is None and task.train is not None
+        return any(name in NEED_DATA for name in needs(resolve_score(self.score)))
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Analyse, select, cut, and repair what is left, or recalibrate batch norm."""
         from paretune.train import recalibrate_batch_norm
 
-        analysis = self.analyze(model.to(context.device) if self._needs_data or self.repair else model, task)
+        analysis = self.analyze(model.to(context.device) if self._sees(task) or self.repair else model, task)
         choose = partial(self.select, task=task, context=context)
         analysis, selection, pruned = cut_what_can_be(analysis, choose, self.form)
         prediction = predict(analysis, selection)

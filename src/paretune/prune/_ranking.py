@@ -1,7 +1,9 @@
 """Ranking: in each group, the order in which bundles go, and which must stay.
 
 Scores of coupled slices are combined by a stated rule (mean by default). Layers of different fan-in do not compare
-raw, so for a ranking over groups every group's scores are divided by their mean.
+raw, so for a ranking over groups every group's scores are divided by their mean, and multiplied by the number of
+layers that they are of: a channel of a residual sum is one of every layer that adds to it or reads it, and what
+each of them loses adds up. (Towards a budget, scores count for what is saved: `_selection/knapsack.py`.)
 
 Unlike structures do not compare even so: the scores of attention heads spread otherwise than those of a residual
 width. Fang et al., "Isomorphic Pruning for Vision Models", ECCV 2024, arXiv:2407.04616, therefore ranks only
@@ -61,7 +63,8 @@ def rank(
     """Put the bundles of every group in the order in which they go; return also the groups that have no score.
 
     parts: where the groups' units lie; values: the score of every part, None where it has none.
-    normalise: divide the scores of each group by the mean of their absolute values, so that groups compare.
+    normalise: make groups compare: divide the scores of each by the mean of their absolute values, and multiply
+        them by the number of layers that they are of.
     """
     by_group: dict[int, list[tuple[Part, Values]]] = defaultdict(list)
     for part, value in zip(parts, values, strict=True):
@@ -74,7 +77,9 @@ def rank(
             unknown.append(group)
             continue
         known.append(group)
-        scores.append((scaled(combined) if normalise else combined).reshape(group.blocks.shape))
+        if normalise:
+            combined = scaled(combined) * _layers(by_group[index], group.blocks.size)
+        scores.append(combined.reshape(group.blocks.shape))
     return _order(state, known, scores), unknown
 
 
@@ -104,6 +109,15 @@ def combine_scores(found: Sequence[tuple[Part, Values]], size: int, combine: str
         return None
     out: Values = {"sum": total, "max": most}.get(combine, total / np.maximum(count, 1))
     return out
+
+
+def _layers(found: Sequence[tuple[Part, Values]], size: int) -> Values:
+    """Return of how many slices each of `size` units is."""
+    by_slice: dict[int, list[Axis]] = defaultdict(list)
+    for part, _ in found:
+        by_slice[id(part.slice)].append(part.units)
+    known = np.concatenate([np.unique(np.concatenate(units)) for units in by_slice.values()])
+    return np.bincount(known, minlength=size).astype(np.float64)
 
 
 def scaled(scores: Values) -> Values:

@@ -47,6 +47,16 @@ class Matrix:
     """The axes of what it gives on which blocks and outputs lie, in this order."""
 
 
+def only_use(state: Couplings, graph: fx.Graph, tensor: str) -> fx.Node:
+    """Return the node that gives a tensor which is used once."""
+    nodes = [
+        node for node, name in state.parameters.items() if name == tensor and node.graph is graph and node.users
+    ]
+    if sum(len(node.users) for node in nodes) != 1:
+        raise NoMatrixError("its weights are used more than once, and have to serve every use")
+    return nodes[0]
+
+
 def matrix_of(state: Couplings, read: Slice) -> Matrix:
     """Return a layer that reads channels as a matrix, or raise NoMatrixError."""
     operator, given = operator_of(read.node), named(read.node)

@@ -11,9 +11,10 @@ each on the output of those before it, so that it makes up for what they could n
 added to another branch, what is rebuilt is the sum: the error that the other branch carries is taken out here
 too. No output of a layer is left with a larger error on the rows it was fitted on than it had after the cut.
 
-Batch norm's statistics are left as they are, its running mean apart, which takes the intercept where a layer has
-no bias. To recalibrate them afterwards undoes a part of the repair: least squares shrinks what it cannot
-predict, and the old variance keeps it so.
+A batch norm's running mean takes the intercept where a layer has no bias. Then the batch norm is given the
+statistics of what it reads now, and a scale and shift that leave its output as it is, so that training starts from
+what was repaired (`norms`). To recalibrate it without them would undo a part of the repair: least squares shrinks
+what it cannot predict, and the old variance keeps it so.
 
 Not repaired: attention scores, which no weight reads; recurrent layers and weights that are used more than once,
 which are named.
@@ -45,8 +46,8 @@ from paretune.prune._couplings.operators import operator_of
 from paretune.prune._couplings.parts import tensor_of
 from paretune.prune._cut import Pruned, Selection, keep_of
 from paretune.prune._evidence.batches import reader
-from paretune.prune._float64 import in_float64
-from paretune.prune._repair.matrices import Matrix, NoMatrixError, matrix_of
+from paretune.prune._repair.matrices import Matrix, NoMatrixError, matrix_of, only_use
+from paretune.prune._repair.norms import Norm, Spread, norms_behind, rescale, settle
 from paretune.prune._repair.ridge import WIDEST, Ridge
 from paretune.prune._repair.twins import Join, Twins
 from paretune.prune._surgery.surgery import Keep, blocked, kept
@@ -110,9 +111,18 @@ def repair(
     with kept_random_state(), unchanged(analysis.model):
         twins = Twins(analysis, keep, [inputs for inputs, _ in reader(analysis, data, samples, seed)()])
     draw = torch.Generator().manual_seed(seed)
+    norms = norms_behind(analysis, layers[0].node if layers else None)
+    order = {node: index for index, node in enumerate(analysis.captured.program.graph.nodes)}
+    steps: list[_Layer | Norm] = [*layers, *norms]
+    rows = []
     with torch.no_grad(), unchanged(analysis.model):
-        rows = [_repaired(twins, layer, ridge, draw) for layer in layers]
-    _hand_over(twins, layers, pruned)
+        for each in sorted(steps, key=lambda each: order[each.node]):
+            if isinstance(each, Norm):
+                settle(twins, each)
+            else:
+                rows.append(_repaired(twins, each, ridge, draw))
+        _keep_lengths(twins, layers, norms)
+    _hand_over(twins, layers, norms, pruned)
     odd = "what it reads or gives on the data is not finite: look for NaN in them"
     left += [(row.layer, odd) for row in rows if not math.isfinite(row.before)]
     return Repaired(tuple(row for row in rows if math.isfinite(row.before)), tuple(left), twins.samples)
@@ -146,6 +156,11 @@ class _Layer:
     home: _Home | None
     join: Join | None
 
+    @property
+    def node(self) -> fx.Node:
+        """The node that computes it."""
+        return self.matrix.node
+
 
 @dataclass(frozen=True)
 class _Home:
@@ -168,7 +183,7 @@ def _layers(analysis: Analysis, keep: Keep, *, every: bool) -> tuple[list[_Layer
     for read in reads:
         if id(read) in lost or (every and order[read.node] > first):
             try:
-                weight, matrix = _only_use(state, graph, read.tensor), matrix_of(state, read)
+                weight, matrix = only_use(state, graph, read.tensor), matrix_of(state, read)
                 found[read.node] = read, weight, matrix, _even(matrix.weight(_stays(analysis, keep, read.tensor)))
             except NoMatrixError as reason:
                 if id(read) in lost:
@@ -180,16 +195,6 @@ def _layers(analysis: Analysis, keep: Keep, *, every: bool) -> tuple[list[_Layer
         rows = _rows_that_stay(state, keep, matrix)
         layers.append(_Layer(weight, read.tensor, matrix, stays.any(2), stays.any(1), rows, home, join))
     return layers, list(left.items())
-
-
-def _only_use(state: Couplings, graph: fx.Graph, tensor: str) -> fx.Node:
-    """Return the node that gives a tensor which is used once."""
-    nodes = [
-        node for node, name in state.parameters.items() if name == tensor and node.graph is graph and node.users
-    ]
-    if sum(len(node.users) for node in nodes) != 1:
-        raise NoMatrixError("its weights are used more than once, and have to serve every use")
-    return nodes[0]
 
 
 def _even(stays: Tensor) -> Tensor:
@@ -247,7 +252,7 @@ def _at_home(state: Couplings, graph: fx.Graph, vector: Any, sign: int) -> _Home
     if not isinstance(vector, fx.Node) or vector not in state.parameters:
         return None
     try:
-        return _Home(_only_use(state, graph, state.parameters[vector]), state.parameters[vector], sign)
+        return _Home(only_use(state, graph, state.parameters[vector]), state.parameters[vector], sign)
     except NoMatrixError:
         return None
 
@@ -349,24 +354,6 @@ def _picked(values: Tensor, which: Tensor) -> Tensor:
     return torch.stack([block[:, mine] for block, mine in zip(values, which, strict=True) if bool(mine.any())])
 
 
-class Spread:
-    """The variance of columns, from batches of rows."""
-
-    def __init__(self) -> None:
-        self._count, self._sum, self._square = 0, torch.zeros(()), torch.zeros(())
-
-    def add(self, rows: Tensor) -> None:
-        """Take in (blocks, rows, columns)."""
-        rows = in_float64(rows)
-        self._count += rows.shape[1]
-        self._sum = self._sum + rows.sum(1)
-        self._square = self._square + rows.square().sum(1)
-
-    def variance(self) -> Tensor:
-        """Return (blocks, columns)."""
-        return (self._square / self._count - (self._sum / self._count).square()).clamp_min(0)
-
-
 class _Weights:
     """The numbers of a layer that a repair may change, in the tensors of the cut model."""
 
@@ -404,12 +391,29 @@ def _sum(old: Tensor, change: Tensor) -> Tensor:
     return (old.to(change) + change).to(old)
 
 
-def _hand_over(twins: Twins, layers: list[_Layer], pruned: Pruned) -> None:
+def _keep_lengths(twins: Twins, layers: list[_Layer], norms: list[Norm]) -> None:
+    """Give weights that nothing but a batch norm follows the length that they had before the repair."""
+    by_source = {norm.source: norm for norm in norms}
+    for layer in layers:
+        norm, bias = by_source.get(layer.node), layer.matrix.bias
+        if norm is None or len(layer.node.users) > 1 or (bias is not None and layer.home is None):
+            continue
+        places = _Weights(twins, layer).places.cpu()
+        old, new = tensor_of(twins.analysis.model, layer.tensor), twins.own(layer.weight)
+        factor = float(old.cpu().flatten()[places].norm() / new.cpu().flatten()[places].norm())
+        if math.isfinite(factor) and factor > 0:
+            rescale(twins, norm, factor, [layer.weight, *([layer.home.vector] if bias and layer.home else [])])
+
+
+def _hand_over(twins: Twins, layers: list[_Layer], norms: list[Norm], pruned: Pruned) -> None:
     """Give the pruned model what of the repaired tensors stays."""
     names = {layer.weight.name: layer.tensor for layer in layers}
     names |= {layer.home.vector.name: layer.home.tensor for layer in layers if layer.home is not None}
+    names |= {node.name: norm.tensors[key] for norm in norms for key, node in norm.vectors.items()}
     with torch.no_grad():
         for node, name in names.items():
+            if node not in twins.tensors:
+                continue  # it was not changed
             tensor_of(pruned.model, name).copy_(_cut(twins.tensors[node], name, pruned.cuts))
 
 

@@ -53,6 +53,8 @@ class Budget:
     full: float
     """What the whole model costs."""
     unit: str
+    counts: str
+    """What is counted where it is asked which channels cost it most: macs or params."""
     cost: Callable[[Axis], float]
     """Units that are removed -> cost."""
     notes: Callable[[Axis], tuple[str, ...]] = lambda removed: ()
@@ -92,7 +94,8 @@ def budget(analysis: Analysis, name: str, asked: float | str, target: Target | N
     }
     count, full = counts[name], counts[name](analysis.everything)
     limit = target_amount(name, asked, full)
-    return Budget(name, asked, limit, full, BUDGETS[name][1], lambda removed: count(analysis.keep(removed)))
+    of = "macs" if name == "macs" else "params"
+    return Budget(name, asked, limit, full, BUDGETS[name][1], of, lambda removed: count(analysis.keep(removed)))
 
 
 def _timed_budget(timing: Timing, asked: float | str) -> Budget:
@@ -104,7 +107,8 @@ def _timed_budget(timing: Timing, asked: float | str) -> Budget:
         seen = timing.timed(removed)
         return seen.ratio * whole if relative else seen.median_ms
 
-    return Budget("latency", asked, MARGIN * limit, whole, "ms", cost, timing.notes, measured=True)
+    of = "macs"  # time follows them closely enough for an order; what is chosen is timed
+    return Budget("latency", asked, MARGIN * limit, whole, "ms", of, cost, timing.notes, measured=True)
 
 
 def size_of(analysis: Analysis, keep: Keep) -> int:

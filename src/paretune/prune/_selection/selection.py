@@ -30,6 +30,7 @@ from paretune.prune._evidence.batches import batches_of
 from paretune.prune._evidence.evidence import OF_SAMPLES, Score, evaluate, name_of, needs, role
 from paretune.prune._ranking import Ranked, Values, by_makers, kinds, rank, removed_units
 from paretune.prune._selection.budget import BUDGETS, Budget, budget, target_amount
+from paretune.prune._selection.knapsack import by_saving
 from paretune.prune._surgery.surgery import kept
 from paretune.target import Target
 
@@ -38,7 +39,7 @@ SCOPES = ("global", "local", "isomorphic")
 PRECISION = 1 / 32
 """A budget that is measured is searched to this fraction of the way from nothing to all that can go."""
 
-SEEING, BLIND = "sparsegpt", "geometric_median"
+SEEING, BLIND = "ziplm", "geometric_median"
 """The scores that are the default, with data and without: the best of each kind in `benchmarks/scores.py`."""
 
 
@@ -81,8 +82,9 @@ def select(
     score: a name that `paretune methods scores` lists, one with options ({"taylor": {"of": "output"}}), or a
         function that names its evidence (`prune._evidence`). None: where there are data `SEEING`, of groups that
         it does not see, and without data, `BLIND`; for a threshold, which is in the unit of a score, `l1`.
-    scope: "global": all groups are ranked together, each one's scores divided by their mean; "isomorphic": so are
-        groups of one kind, and every kind loses the same part (`prune._ranking.kinds`); "local": every group does.
+    scope: "global": all groups are ranked together, by what they lose for each unit of the budget that is saved
+        (`prune._selection.knapsack`); "isomorphic": so are groups of one kind, and every kind loses the same part
+        (`prune._ranking.kinds`); "local": every group does.
     multiple: widths after the cut are multiples of this, at least one; a group that cannot get there stays whole.
     protect: names or globs of layers, or of modules with all that is in them, that keep the channels they make.
     combine: how the scores of coupled slices become one: mean, sum, max, or that of the first layer.
@@ -116,9 +118,11 @@ def select(
             "score, for example l1"
         )
     unknown = [(group, f"{needed} not all of them have") for group in blind]
+    bound = next((budget(analysis, n, asked, target) for n, asked in budgets.items() if asked is not None), None)
+    if bound is not None:
+        ranked = by_saving(analysis, ranked, bound.counts)
     if multiple > 1 and widths is None:
         ranked = [part for r in ranked for part in by_makers(analysis.couplings, r)]
-    bound = next((budget(analysis, n, asked, target) for n, asked in budgets.items() if asked is not None), None)
     asked: list[int] | None = None
     if widths is not None:
         counts, multiple = _by_widths(ranked, analysis, widths, unknown), 1

@@ -24,6 +24,7 @@ from paretune.prune.scores._synflow import synflow
 from paretune.prune.scores._taylor import taylor
 from paretune.prune.scores._thinet import thinet
 from paretune.prune.scores._wanda import wanda
+from paretune.prune.scores._ziplm import ziplm
 
 __all__ = [
     "apoz",
@@ -44,4 +45,5 @@ __all__ = [
     "taylor",
     "thinet",
     "wanda",
+    "ziplm",
 ]
