@@ -503,3 +503,31 @@ def test_collecting_warns_of_nothing(analysis):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         by_tensor(analysis, scores.fisher, data=(X, Y), loss="cross_entropy")
+
+
+def test_of_many_positions_a_second_moment_takes_some(monkeypatch):
+    """Of images of one colour each position says the same, so that any 5 of 64 give what all give."""
+    from paretune.prune._evidence import collect
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.Flatten(), nn.Linear(256, 2))
+    analysis = prune.analyze(model, X[:1])
+    widest = []
+
+    def moment(hessian):
+        widest.append(hessian)
+        return hessian.diagonal()[:6]
+
+    colours = X.mean((2, 3), keepdim=True).expand_as(X).contiguous()
+    found = {}
+    for name, images in (("colours", colours), ("noise", X)):
+        for positions in (64, 5, 5.0):
+            monkeypatch.setattr(collect, "POSITIONS", int(positions))
+            reads = [read for read in analysis.couplings.reads if read.tensor == "2.weight"]
+            parts = parts_of(analysis.couplings, analysis.groups, reads)
+            evaluate(analysis, parts, moment, data=(images,), samples=None, seed=3)
+            found[name, positions] = widest[-1]
+    torch.testing.assert_close(found["colours", 5], found["colours", 64])
+    assert torch.equal(found["noise", 5], found["noise", 5.0])  # the same seed draws the same
+    assert not torch.equal(found["noise", 5], found["noise", 64])
+    torch.testing.assert_close(found["noise", 5], found["noise", 64], rtol=0.5, atol=10)

@@ -9,6 +9,7 @@ from paretune.errors import InputError, TaskError
 from paretune.prune import scores
 from paretune.prune._couplings.parts import makers, parts_of
 from paretune.prune._ranking import kinds, rank
+from paretune.prune._selection import selection as selection_module
 
 
 class Net(nn.Module):
@@ -307,3 +308,20 @@ def test_the_step_takes_scores_of_data_only_where_there_are_some(tiny_task):
     assert by_threshold[0] == by_threshold[1] != {}
     with pytest.raises(TaskError, match=r"needs task\.train"):
         chosen(without, score="ziplm")
+
+
+def test_the_default_does_not_look_at_layers_that_read_very_many_numbers(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(72, 5))
+    analysis = prune.analyze(model, torch.zeros(1, 3, 7, 7))
+    images = torch.randn(16, 3, 7, 7, generator=torch.Generator().manual_seed(1))
+
+    def chosen(layer, score=None):
+        selection = prune.select(analysis, ratio=0.5, scope="local", data=(images,), score=score)
+        made = next(made for made in analysis.couplings.makes if made.tensor == f"{layer}.weight")
+        return set(selection.removed.tolist()) & set(made.units.tolist())
+
+    assert chosen("2") == chosen("2", "ziplm") != chosen("2", "geometric_median")
+    monkeypatch.setattr(selection_module, "WIDEST", 71)  # 8 channels of 9 pixels
+    assert chosen("2") == chosen("2", "geometric_median")
+    assert chosen("0") == chosen("0", "ziplm") != chosen("0", "geometric_median")  # 6 channels of 9 weights

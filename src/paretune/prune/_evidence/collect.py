@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 CHUNK = 2**24
 """Numbers of unfolded inputs that are held at once."""
+POSITIONS = 128
+"""Of what a layer multiplies at more positions than this, its second moment takes so many of each sample, drawn:
+of 512 samples 2**16 rows, 14 or more for each column of the widest layers that networks have."""
 
 Values = NDArray[np.float64]
 Scored = Callable[[Part, Mapping[str, Tensor]], Values]
@@ -68,6 +71,7 @@ class Collector:
         """Of scores of samples: the sum over batches of samples * score, by part."""
         self.totals: dict[str, dict[int, Tensor]] = defaultdict(dict)
         """Evidence that is summed over samples, by name and slice."""
+        self._draw = torch.Generator()
         self._leaves: dict[int, Tensor] = {}
         """What stands in the graph for the tensors that parts lie on, by the tensor."""
         self._held: list[tuple[Tensor, int, list[Part]]] = []
@@ -87,6 +91,7 @@ class Collector:
     def run(self, data: Any, criterion: Criterion | None, samples: int | None, seed: int) -> None:
         """Pass over the data once; twice for `hessian_grad`, which needs the whole gradient first."""
         batches = reader(self.analysis, data, samples, seed)
+        self._draw.manual_seed(seed)
         with kept_random_state():
             if "grad" in self.names or "hessian_grad" in self.names:
                 assert criterion is not None
@@ -221,11 +226,25 @@ class Collector:
             for rows in unfolded(where.node, given, value, axis):
                 rows = rows.reshape(len(rows), blocks, -1).transpose(0, 1)  # (blocks, rows, block's inputs)
                 if moment:
-                    self._add_total("hessian", where, rows.transpose(1, 2) @ rows)
+                    self._add_total("hessian", where, self._moment(where, rows, size()))
                 if "input_norm" in self.names:
                     self._add_total("input_norm", where, rows.square().sum(dim=1))
 
         return look
+
+    def _moment(self, where: Slice, rows: Tensor, size: int) -> Tensor:
+        """Return (blocks, inputs, inputs) the sum over rows of their products, from some where they are many.
+
+        rows: (blocks, rows, inputs), all those of `size` samples, or those of some samples of a convolution.
+        """
+        blocks, count, width = rows.shape
+        shape = where.node.meta["val"].shape
+        positions = math.prod(shape[2:]) if _convolves(where.node) and len(shape) > 2 else count // max(1, size)
+        if positions > POSITIONS and count % positions == 0:
+            drawn = torch.randperm(positions, generator=self._draw)[:POSITIONS].sort().values.to(rows.device)
+            rows = rows.reshape(blocks, -1, positions, width)[:, :, drawn].reshape(blocks, -1, width)
+            rows = rows * (positions / POSITIONS) ** 0.5
+        return rows.transpose(1, 2) @ rows
 
     def _add(self, part: Part, size: int, values: Mapping[str, Tensor]) -> None:
         evidence = {n: arranged_samples(part, v) for n, v in values.items() if n in self.names}

@@ -8,6 +8,7 @@ is then a search over one number. Of every axis that is cut at least one channel
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -23,7 +24,8 @@ from paretune.prune._analysis import Analysis, require_groups
 from paretune.prune._capture.given import require_values
 from paretune.prune._couplings.couplings import Slice
 from paretune.prune._couplings.groups import Group, channels_per_bundle, layer_name
-from paretune.prune._couplings.parts import Part, makers, norms, parts_of
+from paretune.prune._couplings.operators import operator_of
+from paretune.prune._couplings.parts import Part, makers, norms, parts_of, tensor_of
 from paretune.prune._couplings.units import Axis
 from paretune.prune._cut import Selection
 from paretune.prune._evidence.batches import batches_of
@@ -41,6 +43,8 @@ PRECISION = 1 / 32
 
 SEEING, BLIND = "ziplm", "geometric_median"
 """The scores that are the default, with data and without: the best of each kind in `benchmarks/scores.py`."""
+WIDEST = 8192
+"""What a layer may read at once for the default to look at it: a square matrix of this width takes 512 MiB."""
 
 
 ScoreSpec = str | Mapping[str, Mapping[str, Any] | None]
@@ -80,8 +84,9 @@ def select(
     latency: time to keep, a fraction ("0.5x") or an amount ("2ms"): a handful of candidates are cut, exported and
         timed on `target` beside the whole model, so that it takes a minute and another machine may differ.
     score: a name that `paretune methods scores` lists, one with options ({"taylor": {"of": "output"}}), or a
-        function that names its evidence (`prune._evidence`). None: where there are data `SEEING`, of groups that
-        it does not see, and without data, `BLIND`; for a threshold, which is in the unit of a score, `l1`.
+        function that names its evidence (`prune._evidence`). None: where there are data `SEEING`; of groups that
+        it does not see, or whose readers are all wider than `WIDEST`, and without data, `BLIND`; for a threshold,
+        which is in the unit of a score, `l1`.
     scope: "global": all groups are ranked together, by what they lose for each unit of the budget that is saved
         (`prune._selection.knapsack`); "isomorphic": so are groups of one kind, and every kind loses the same part
         (`prune._ranking.kinds`); "local": every group does.
@@ -166,7 +171,10 @@ def _scored(
     values: list[Values | None] = []
     blind = list(range(len(groups)))
     for score in scores:
-        mine = [part for part in parts_of(state, groups, _slices(analysis, groups, score)) if part.group in blind]
+        slices = _slices(analysis, groups, score)
+        if score is not scores[-1]:
+            slices = [where for where in slices if _columns(analysis, where) <= WIDEST]
+        mine = [part for part in parts_of(state, groups, slices) if part.group in blind]
         found = evaluate(analysis, mine, score, **samples)
         unseen = {id(group) for group in rank(state, groups, mine, found, combine, normalise=normalise)[1]}
         parts += mine
@@ -184,6 +192,13 @@ def _slices(analysis: Analysis, groups: tuple[Group, ...], score: Score) -> Sequ
     if about == "makes":
         return state.makes if any(name in OF_SAMPLES for name in needs(score)) else makers(groups)
     return state.reads if about == "reads" else norms(state)
+
+
+def _columns(analysis: Analysis, where: Slice) -> int:
+    """Return how many numbers a layer that reads multiplies for one output."""
+    shape = tensor_of(analysis.model, where.tensor).shape
+    kernel = math.prod(shape[2:]) if operator_of(where.node).startswith("conv") else 1
+    return int(where.units.shape[-1]) * kernel
 
 
 def _kinds(analysis: Analysis, ranked: list[Ranked]) -> list[int]:
