@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from paretune import prune
 from paretune.errors import SurgeryError
+from paretune.prune import _analysis, _cut
 from paretune.prune._capture.capture import capture
 
 
@@ -45,7 +47,23 @@ def test_control_flow_on_values_is_refused_with_the_line():
 
 def test_an_example_that_does_not_fit_is_refused_with_its_shape():
     with pytest.raises(SurgeryError, match=r"does not accept the example input \(\(1, 5\) float32\)"):
-        capture(nn.Linear(3, 2), torch.randn(1, 5))
+        prune.analyze(nn.Linear(3, 2), torch.randn(1, 5))
+
+
+@pytest.mark.parametrize("most", [_analysis.TRIED, 0])
+def test_a_model_that_takes_long_to_run_is_first_run_when_it_is_cut(monkeypatch, most):
+    """What only values show (here an index that is out of range) is seen by `analyze`, or else by `cut`."""
+    monkeypatch.setattr(_analysis, "TRIED", most)
+    monkeypatch.setattr(_cut, "TRIED", most)
+    model = nn.Sequential(nn.Embedding(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+    example, said = torch.tensor([[1, 9]]), r"does not accept the example input .*IndexError"
+    if most:
+        with pytest.raises(SurgeryError, match=said):
+            prune.analyze(model, example)
+        return
+    analysis = prune.analyze(model, example)
+    with pytest.raises(SurgeryError, match=said):
+        prune.cut(analysis, prune.select(analysis, ratio=0.5))
 
 
 def test_parameters_that_only_training_uses_ask_for_a_second_graph():

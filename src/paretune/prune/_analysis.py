@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 from paretune.errors import InfeasibleError, InputError, names_of, nearest
-from paretune.prune._capture.capture import Capture, capture
+from paretune.prune._capture.capture import Capture, accepts, capture
 from paretune.prune._capture.given import given
 from paretune.prune._capture.graph import Numbers, numbers_per_sample, runnable
 from paretune.prune._capture.shapes import settle_shapes
@@ -31,6 +32,10 @@ from paretune.prune._ranking import smallest
 from paretune.prune._surgery.fold import computed_weights, fold_computed, without_parametrizations
 from paretune.prune._surgery.scalars import Scalars, scalars_of
 from paretune.prune._surgery.surgery import Keep, blocked, kept
+
+TRIED = 2_000_000_000
+"""Multiply-accumulates up to which the model is run on the example by `analyze`, and not first by `cut`: to run a
+larger one would take longer than to capture it."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +262,19 @@ def analyze(model: nn.Module, example: Any) -> Analysis:
     A model that cannot be captured is a SurgeryError that names the user's line.
     """
     original = given(model)
-    compiled = original is not model
+    if any(map(is_lazy, original.parameters())):
+        accepts(original, example)  # which makes them
+    try:
+        analysis = _analyzed(original, example, compiled=original is not model)
+    except Exception:  # where the model does not accept the example either, that is what to say
+        accepts(original, example)
+        raise
+    if analysis.macs <= TRIED:
+        accepts(original, example)
+    return analysis
+
+
+def _analyzed(original: nn.Module, example: Any, *, compiled: bool) -> Analysis:
     model, folded = without_parametrizations(original)
     captured = _captured(model, example)
     state = couple(captured, rule_of)

@@ -15,7 +15,8 @@ from torch import nn
 
 from paretune.cuts import Cuts
 from paretune.errors import InputError, nearest
-from paretune.prune._analysis import Analysis, analyze
+from paretune.prune._analysis import TRIED, Analysis, analyze
+from paretune.prune._capture.capture import accepts
 from paretune.prune._deliver import deliver
 from paretune.prune._surgery.surgery import Keep
 
@@ -92,6 +93,8 @@ def cut(analysis: Analysis, selection: Selection, *, form: str = "auto") -> Prun
     """Cut a selection out of a copy of the analysed model, and check the copy against the masked model."""
     keep = keep_of(analysis, selection)
     check_form(form)
+    if analysis.macs > TRIED:  # it was not run yet
+        accepts(analysis.model, analysis.captured.example)
     pruned, cuts, notes = deliver(analysis, keep, form)
     cuts = replace(cuts, folded=analysis.folded, base=analysis.base)
     after = {"macs": analysis.macs_of(keep), "params": analysis.params_of(keep)}

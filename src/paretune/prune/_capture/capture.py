@@ -61,7 +61,6 @@ def capture(model: nn.Module, example: Any, known: Known = bool) -> Capture:
     """
     example = on_device_of(model, example)
     with evaluating(model):
-        try_forward(model, example)
         captured = replace(_capture(model, example), known=known)
     decompose(captured.program.graph, known)
     if not unused(captured.program):
@@ -203,6 +202,13 @@ def in_words(error: BaseException) -> str:
 def _at(error: BaseException) -> str:
     line = line_of_error(error)
     return f" (at {line})" if line else ""
+
+
+def accepts(model: nn.Module, example: Any) -> None:
+    """Run the model once, as `try_forward` does, where its parameters are and in eval mode."""
+    example = on_device_of(model, example)
+    with evaluating(model):
+        try_forward(model, example)
 
 
 def try_forward(model: nn.Module, example: Any) -> None:
