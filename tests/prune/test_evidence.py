@@ -531,3 +531,19 @@ def test_of_many_positions_a_second_moment_takes_some(monkeypatch):
     assert torch.equal(found["noise", 5], found["noise", 5.0])  # the same seed draws the same
     assert not torch.equal(found["noise", 5], found["noise", 64])
     torch.testing.assert_close(found["noise", 5], found["noise", 64], rtol=0.5, atol=10)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_have_second_moments_too(kind):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.up, self.cells, self.head = nn.Linear(5, 8), kind(8, 6, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(self.cells(self.up(x))[0])
+
+    model, x = Recurrent(), torch.randn(16, 7, 5, generator=torch.Generator().manual_seed(1))
+    for score in (None, "obc", "sparsegpt"):
+        assert prune.channels(model, x[:1], macs=0.6, data=(x,), score=score).widths

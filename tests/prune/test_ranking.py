@@ -8,7 +8,7 @@ from paretune import prune
 from paretune.errors import InputError, TaskError
 from paretune.prune import scores
 from paretune.prune._couplings.parts import makers, parts_of
-from paretune.prune._ranking import kinds, rank
+from paretune.prune._ranking import kinds, presence, rank
 from paretune.prune._selection import selection as selection_module
 
 
@@ -36,6 +36,21 @@ X = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 def model():
     torch.manual_seed(0)
     return Net()
+
+
+@pytest.fixture
+def attention():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+
+        def forward(self, x):
+            q, k, v = (layer(x).unflatten(-1, (4, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+            return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    return Attention()
 
 
 def gone(analysis, layer, **how):
@@ -276,18 +291,29 @@ def test_by_default_groups_that_the_score_of_what_is_read_does_not_see_are_ranke
     assert by_threshold[0] == by_threshold[1]
 
 
-def test_a_channel_of_several_layers_counts_for_each_of_them(model):
-    """Scores of every group have mean 1, times the layers they are of: three layers make the stem's channels."""
+def test_scores_of_a_group_count_for_what_its_channels_are_to_their_layers(model):
+    """By hand: three layers of 8 make the stem's channels and three read them, 6 / sqrt(8); else one each."""
     analysis = prune.analyze(model, X[:1])
-    parts = parts_of(analysis.couplings, analysis.groups, makers(analysis.groups))
+    state, groups = analysis.couplings, analysis.groups
+    parts = parts_of(state, groups, makers(groups))
     values = [np.arange(1.0, len(part.units) + 1) for part in parts]
-    ranked, unknown = rank(analysis.couplings, analysis.groups, parts, values, "mean", normalise=True)
+    compared = presence(groups, parts_of(state, groups, [*makers(groups), *state.reads]))
+    ranked, unknown = rank(state, groups, parts, values, "mean", compared)
     assert not unknown
-    expected = {"stem": (3, 8), "a1": (1, 6), "a2": (1, 10)}  # all but the best channel, which stays
+    expected = {"stem": (6, 8), "a1": (2, 6), "a2": (2, 10)}  # all but the best channel, which stays
     for group in ranked:
         layers, width = expected[group.group.layers[0]]
-        scores = np.arange(1.0, width) * layers / ((width + 1) / 2)
+        scores = np.arange(1.0, width) / ((width + 1) / 2) * layers / width**0.5
         np.testing.assert_allclose(group.scores, scores)
+
+
+def test_a_head_is_as_much_as_its_channels(attention):
+    """Four heads of 4 on a width of 16: made by q, k and v and read by o, 4 / sqrt(16) of each."""
+    analysis = prune.analyze(attention, torch.zeros(1, 3, 16))
+    state, groups = analysis.couplings, analysis.groups
+    found = presence(groups, parts_of(state, groups, [*makers(groups), *state.reads]))
+    (heads,) = [value for group, value in zip(groups, found, strict=True) if group.structure == "heads"]
+    np.testing.assert_allclose(heads, 4 * 4 / 4)
 
 
 def test_the_step_takes_scores_of_data_only_where_there_are_some(tiny_task):

@@ -1,9 +1,9 @@
 """Ranking: in each group, the order in which bundles go, and which must stay.
 
 Scores of coupled slices are combined by a stated rule (mean by default). Layers of different fan-in do not compare
-raw, so for a ranking over groups every group's scores are divided by their mean, and multiplied by the number of
-layers that they are of: a channel of a residual sum is one of every layer that adds to it or reads it, and what
-each of them loses adds up. (Towards a budget, scores count for what is saved: `_selection/knapsack.py`.)
+raw, so for a ranking over groups every group's scores are divided by their mean, and multiplied by what a bundle
+is to the layers that make or read it (`presence`): a channel of a residual sum is one of many layers, an attention
+head is a large part of its own. (Towards a budget, scores count for what is saved: `_selection/knapsack.py`.)
 
 Unlike structures do not compare even so: the scores of attention heads spread otherwise than those of a residual
 width. Fang et al., "Isomorphic Pruning for Vision Models", ECCV 2024, arXiv:2407.04616, therefore ranks only
@@ -17,6 +17,7 @@ Of every axis of every tensor that could be emptied, the best unit stays.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,14 +58,13 @@ def rank(
     parts: Sequence[Part],
     values: Sequence[Values | None],
     combine: str,
-    *,
-    normalise: bool,
+    presence: Sequence[Values] | None,
 ) -> tuple[list[Ranked], list[Group]]:
     """Put the bundles of every group in the order in which they go; return also the groups that have no score.
 
     parts: where the groups' units lie; values: the score of every part, None where it has none.
-    normalise: make groups compare: divide the scores of each by the mean of their absolute values, and multiply
-        them by the number of layers that they are of.
+    presence: of the units of every group, so that groups compare: the scores of each are divided by the mean of
+        their absolute values and multiplied by this. None leaves scores as they are.
     """
     by_group: dict[int, list[tuple[Part, Values]]] = defaultdict(list)
     for part, value in zip(parts, values, strict=True):
@@ -77,8 +77,8 @@ def rank(
             unknown.append(group)
             continue
         known.append(group)
-        if normalise:
-            combined = scaled(combined) * _layers(by_group[index], group.blocks.size)
+        if presence is not None:
+            combined = scaled(combined) * presence[index]
         scores.append(combined.reshape(group.blocks.shape))
     return _order(state, known, scores), unknown
 
@@ -111,13 +111,23 @@ def combine_scores(found: Sequence[tuple[Part, Values]], size: int, combine: str
     return out
 
 
-def _layers(found: Sequence[tuple[Part, Values]], size: int) -> Values:
-    """Return of how many slices each of `size` units is."""
-    by_slice: dict[int, list[Axis]] = defaultdict(list)
-    for part, _ in found:
-        by_slice[id(part.slice)].append(part.units)
-    known = np.concatenate([np.unique(np.concatenate(units)) for units in by_slice.values()])
-    return np.bincount(known, minlength=size).astype(np.float64)
+def presence(groups: Sequence[Group], parts: Sequence[Part]) -> list[Values]:
+    """Return what each unit of every group is to its layers: the sum over them of channels / sqrt(width).
+
+    parts: where the groups' units lie on the slices that make and that read them.
+    Of a layer of 64 channels an attention head of 16 is 2, a single one 1/8, and one of a layer of 256 is 1/16. To
+    count channels, whatever the width, takes heads and residual widths too lightly; to count shares of a layer
+    takes the wide last stages of convolutional networks too lightly (docs/decisions/0008).
+    """
+    found = [np.zeros(group.blocks.size) for group in groups]
+    seen: set[tuple[int, int]] = set()
+    for part in parts:
+        value = part.positions.shape[1] / math.sqrt(part.slice.units.shape[-1])
+        for unit in part.units.tolist():
+            if (id(part.slice), unit) not in seen:  # blocks of a weight may read the same channels
+                seen.add((id(part.slice), unit))
+                found[part.group][unit] += value
+    return found
 
 
 def scaled(scores: Values) -> Values:
@@ -161,8 +171,8 @@ def _order(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.fl
         units = np.take_along_axis(group.blocks, order, axis=1)
         ordered = np.take_along_axis(values, order, axis=1)
         last = group.blocks.shape[1] - max(1, int(anchored.sum(axis=1).max()))
-        scored = ordered.mean(axis=0)[:last]
         size = group.blocks.shape[1]
+        scored = ordered.mean(axis=0)[:last]
         ranked.append(Ranked(group, units.T[:last], scored, group.label, group.width, group.step, size))
     return ranked
 

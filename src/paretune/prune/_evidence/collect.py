@@ -238,8 +238,8 @@ class Collector:
         rows: (blocks, rows, inputs), all those of `size` samples, or those of some samples of a convolution.
         """
         blocks, count, width = rows.shape
-        shape = where.node.meta["val"].shape
-        positions = math.prod(shape[2:]) if _convolves(where.node) and len(shape) > 2 else count // max(1, size)
+        shape = where.node.meta["val"].shape if _convolves(where.node) else ()
+        positions = math.prod(shape[2:]) if len(shape) > 2 else count // max(1, size)
         if positions > POSITIONS and count % positions == 0:
             drawn = torch.randperm(positions, generator=self._draw)[:POSITIONS].sort().values.to(rows.device)
             rows = rows.reshape(blocks, -1, positions, width)[:, :, drawn].reshape(blocks, -1, width)

@@ -30,7 +30,7 @@ from paretune.prune._couplings.units import Axis
 from paretune.prune._cut import Selection
 from paretune.prune._evidence.batches import batches_of
 from paretune.prune._evidence.evidence import OF_SAMPLES, Score, evaluate, name_of, needs, role
-from paretune.prune._ranking import Ranked, Values, by_makers, kinds, rank, removed_units
+from paretune.prune._ranking import Ranked, Values, by_makers, kinds, presence, rank, removed_units
 from paretune.prune._selection.budget import BUDGETS, Budget, budget, target_amount
 from paretune.prune._selection.knapsack import by_saving
 from paretune.prune._surgery.surgery import kept
@@ -167,6 +167,7 @@ def _scored(
 ) -> tuple[list[Ranked], list[Group]]:
     """Return the groups ranked, each by the first score that sees it, and those that none sees."""
     state = analysis.couplings
+    compared = presence(groups, _everywhere(analysis, groups)) if normalise else None
     parts: list[Part] = []
     values: list[Values | None] = []
     blind = list(range(len(groups)))
@@ -176,13 +177,13 @@ def _scored(
             slices = [where for where in slices if _columns(analysis, where) <= WIDEST]
         mine = [part for part in parts_of(state, groups, slices) if part.group in blind]
         found = evaluate(analysis, mine, score, **samples)
-        unseen = {id(group) for group in rank(state, groups, mine, found, combine, normalise=normalise)[1]}
+        unseen = {id(group) for group in rank(state, groups, mine, found, combine, compared)[1]}
         parts += mine
         values += [None if id(groups[m.group]) in unseen else value for m, value in zip(mine, found, strict=True)]
         blind = [index for index in blind if id(groups[index]) in unseen]
         if not blind:
             break
-    return rank(state, groups, parts, values, combine, normalise=normalise)
+    return rank(state, groups, parts, values, combine, compared)
 
 
 def _slices(analysis: Analysis, groups: tuple[Group, ...], score: Score) -> Sequence[Slice]:
@@ -202,8 +203,13 @@ def _columns(analysis: Analysis, where: Slice) -> int:
 
 
 def _kinds(analysis: Analysis, ranked: list[Ranked]) -> list[int]:
-    state, groups = analysis.couplings, [r.group for r in ranked]
-    return kinds(state, groups, parts_of(state, groups, [*makers(groups), *state.reads]))
+    groups = [r.group for r in ranked]
+    return kinds(analysis.couplings, groups, _everywhere(analysis, groups))
+
+
+def _everywhere(analysis: Analysis, groups: Sequence[Group]) -> Sequence[Part]:
+    """Return where units of groups lie on what makes and on what reads them."""
+    return parts_of(analysis.couplings, groups, [*makers(groups), *analysis.couplings.reads])
 
 
 def unprotected(analysis: Analysis, protect: Iterable[str]) -> tuple[Group, ...]:
