@@ -55,11 +55,12 @@ def test_the_spread_of_three_numbers_by_hand():
     assert spread.variance().tolist() == [[pytest.approx(14 / 3)]]  # (4 + 1 + 9) / 3
 
 
-def test_one_norm_by_hand():
+def test_one_norm_by_hand(monkeypatch):
     """It gave 2 * (x - 1) / 2 + 3 = x + 2, and reads x of -1 and 5: mean 2, variance 9. So 3 * (x - 2) / 3 + 4."""
     model = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1, eps=0)).eval()
     analysis = prune.analyze(model, torch.zeros(2, 2))
-    (norm,) = norms_behind(analysis, next(iter(analysis.captured.program.graph.nodes)))
+    monkeypatch.setattr(_norms, "ROWS", 2)
+    (norm,) = norms_behind(analysis, list(analysis.captured.program.graph.nodes))
     own = dict(zip(norm.vectors.values(), (torch.tensor([value]) for value in (2.0, 3.0, 1.0, 4.0)), strict=True))
 
     class Twins:
@@ -174,3 +175,49 @@ def test_values_that_are_not_finite_change_nothing():
     settled = prune.channels(model, IMAGES[:1], widths={"a": 4}, score="l1", data=(IMAGES,)).model
     for name in ("norm", "out"):
         assert torch.equal(settled.get_submodule(name).running_var, model.get_submodule(name).running_var)
+
+
+def test_norms_before_the_first_repaired_layer_are_left_as_they_are():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6), nn.BatchNorm1d(6),
+        nn.Linear(6, 2),
+    ).double().eval()  # fmt: skip
+    x = torch.randn(64, 4, dtype=torch.float64)
+    settled = prune.channels(model, x[:1], widths={"2": 4}, score="l1", data=(x,)).model
+    assert torch.equal(settled[1].running_var, model[1].running_var)
+    assert not torch.equal(settled[5].running_var, model[5].running_var)
+
+
+def test_few_rows_say_nothing_of_a_variance():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)).eval()
+    x = torch.randn(32, 4)
+    for count in (31, 32):
+        settled = prune.channels(model, x[:1], widths={"0": 4}, score="l1", data=(x[:count],)).model
+        spread = settled[3].running_var  # scaled as a whole with the weights before it
+        assert torch.allclose(spread, spread.mean()) == (count < 32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_the_shift_is_that_of_the_rounded_mean(dtype):
+    """A mean of 50 standard deviations is rounded by a part of one; what is given must not move with it."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(1, eps=0).to(dtype)
+    own = dict(zip(VECTORS, (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var), strict=True))
+    reads = (50.13 + torch.randn(64, 1)).to(dtype)
+
+    class Twins:
+        def stop_at(self, node):
+            yield self
+
+        def read(self, source):
+            return {}, reads
+
+        def own(self, node):
+            return own[node]
+
+    before = norm.eval()(reads).double()
+    _norms.settle(Twins(), _norms.Norm(None, None, dict(zip(VECTORS, VECTORS, strict=True)), {}, eps=0.0))
+    step = float(torch.finfo(dtype).eps) * 50
+    assert float((norm.eval()(reads).double() - before).mean().abs()) < step

@@ -207,3 +207,14 @@ def test_no_axis_is_ever_emptied():
 
     pruned = prune.channels(Parts(), INPUT, ratio=0.9)
     assert pruned.model.right.weight.shape[1] >= 1 and pruned.model(INPUT).shape == (1, 3)
+
+
+def test_counts_do_not_depend_on_what_was_counted_before():
+    """Axes are known by their id while they live: one that was freed must not answer for another."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1, groups=2) for _ in range(6)), nn.Conv2d(8, 4, 1))
+    analysis = prune.analyze(model, torch.zeros(1, 8, 6, 6))
+    params = analysis.params
+    for _ in range(5):
+        analysis = prune.only(analysis, ["channels"])
+        assert analysis.params == params == sum(parameter.numel() for parameter in model.parameters())

@@ -74,8 +74,9 @@ class Analysis:
     """Modules whose parametrization was folded: `model` is then a copy of the one that was given."""
     base: tuple[dict[str, Any], ...] = ()
     """Where weights that forward computes were folded: `model` as a manifest stores it."""
-    _counts: dict[int, tuple[int, Axis]] = field(default_factory=dict, repr=False)
-    _units: dict[int, tuple[Axis, Axis]] = field(default_factory=dict, repr=False)
+    _counts: dict[int, tuple[Axis, int, Axis]] = field(default_factory=dict, repr=False)
+    _units: dict[int, tuple[Axis, Axis, Axis]] = field(default_factory=dict, repr=False)
+    """By the id of an axis, which is held with what is known of it: a freed one's id is given away again."""
 
     @property
     def unprunable(self) -> tuple[tuple[str, str, str], ...]:
@@ -143,12 +144,11 @@ class Analysis:
     def _product(self, axes: tuple[Axis, ...], keep: Keep) -> float:
         out = 1.0
         for axis in axes:
-            fixed, real = self._counts.get(id(axis), (None, None))
-            if real is None:
+            if id(axis) not in self._counts:
                 real = axis[axis >= 0]
-                fixed = len(axis) - len(real)
-                self._counts[id(axis)] = fixed, real
-            out *= fixed + int(np.count_nonzero(keep[real]))  # type: ignore[operator]
+                self._counts[id(axis)] = axis, len(axis) - len(real), real
+            _, fixed, real = self._counts[id(axis)]
+            out *= fixed + int(np.count_nonzero(keep[real]))
         return out
 
     @cached_property
@@ -206,8 +206,8 @@ class Analysis:
         if id(axis) not in self._units:
             factors = self.couplings.units.factors(axis)
             row, column = np.nonzero(factors >= 0)
-            self._units[id(axis)] = axis[row], factors[row, column]
-        return self._units[id(axis)]
+            self._units[id(axis)] = axis, axis[row], factors[row, column]
+        return self._units[id(axis)][1:]
 
     def _add_savings(
         self, total: NDArray[Any], axes: tuple[Axis, ...], scale: float, goes: Keep, member: Axis

@@ -79,3 +79,27 @@ def test_every_unit_goes_once_in_so_many_rounds_at_most(units):
 def test_a_moment_that_is_not_finite_gives_scores_that_are_not():
     scores = ziplm(torch.ones(3, 2), torch.full((3, 3), torch.nan))
     assert all(math.isnan(score) for score in itertools.chain(scores.tolist()))
+
+
+def test_of_a_wide_layer_one_of_two_equal_channels_stays():
+    """200 units go two in a round: a pair that can stand in for each other must not go in one."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1000, 200, generator=generator, dtype=torch.float64)
+    x[:, 1] = x[:, 0] + 0.01 * torch.randn(1000, generator=generator, dtype=torch.float64)
+    weight = torch.randn(200, 4, generator=generator, dtype=torch.float64)
+    weight[:2] = 3.0
+    low, high = ziplm(weight, x.T @ x / 1000, damping=1e-6)[:2].sort().values.tolist()
+    assert low < 0.1
+    assert high > 100  # 6 * 6 * 4 outputs
+    assert _ziplm.ROUNDS < 200
+
+
+def test_in_rounds_scores_are_nearly_those_of_one_at_a_time(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.relu(torch.randn(800, 6, generator=generator) @ torch.randn(6, 60, generator=generator))
+    weight = torch.randn(60, 5, generator=generator)
+    exact = ziplm(weight, x.T @ x)
+    monkeypatch.setattr(_ziplm, "ROUNDS", 20)
+    rounds = ziplm(weight, x.T @ x)
+    assert (exact.argsort().argsort() - rounds.argsort().argsort()).abs().float().mean() < 2
+    torch.testing.assert_close(exact.sum(), rounds.sum(), rtol=0.05, atol=0)

@@ -32,6 +32,8 @@ from paretune.prune._float64 import in_float64
 from paretune.prune._repair.matrices import NoMatrixError, only_use
 from paretune.prune._repair.twins import Twins
 
+ROWS = 32
+"""A norm that reads fewer rows than this is left alone: their variance says little of that of others."""
 VECTORS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -49,13 +51,14 @@ class Norm:
     eps: float
 
 
-def norms_behind(analysis: Analysis, first: fx.Node | None) -> list[Norm]:
-    """Return the batch norms behind a node, in the order of the graph; those that share a vector are left out."""
-    graph, found, behind = analysis.captured.program.graph, [], False
-    for node in graph.nodes:
-        behind = behind or node is first
-        if behind and operator_of(node) == "batch_norm" and (norm := _norm(analysis, node)) is not None:
-            found.append(norm)
+def norms_behind(analysis: Analysis, layers: Sequence[fx.Node]) -> list[Norm]:
+    """Return the batch norms that some layers lead to; those that share a vector are left out."""
+    found, reached = [], set(layers)
+    for node in analysis.captured.program.graph.nodes:
+        if any(source in reached for source in node.all_input_nodes):
+            reached.add(node)
+            if operator_of(node) == "batch_norm" and (norm := _norm(analysis, node)) is not None:
+                found.append(norm)
     return found
 
 
@@ -78,19 +81,16 @@ def settle(twins: Twins, norm: Norm) -> None:
     seen = Spread()
     for stop in twins.stop_at(norm.node):
         seen.add(stop.read(norm.source)[1].transpose(0, 1).flatten(1).T[None])
-    if not bool(torch.isfinite(seen.variance()).all()):
+    if seen.rows < ROWS or not bool(torch.isfinite(seen.variance()).all()):
         return
     own = {name: twins.own(vector) for name, vector in norm.vectors.items()}
-    weight, bias, mean, var = (in_float64(own[name]) for name in VECTORS)
-    before, after = (var + norm.eps).sqrt(), (seen.variance()[0] + norm.eps).sqrt()
-    new = (
-        weight * after / before,
-        bias + weight * (seen.mean()[0] - mean) / before,
-        seen.mean()[0],
-        seen.variance()[0],
-    )
-    for name, vector in zip(VECTORS, new, strict=True):
-        own[name].copy_(vector)
+    weight, bias, mean, var = (in_float64(own[name]).clone() for name in VECTORS)
+    own["running_mean"].copy_(seen.mean()[0])
+    own["running_var"].copy_(seen.variance()[0])
+    now, spread = in_float64(own["running_mean"]), in_float64(own["running_var"])  # as their type holds them
+    scale = weight / (var + norm.eps).sqrt()
+    own["weight"].copy_(scale * (spread + norm.eps).sqrt())
+    own["bias"].copy_(bias + scale * (now - mean))
 
 
 def rescale(twins: Twins, norm: Norm, factor: float, before: Sequence[fx.Node]) -> None:
@@ -109,19 +109,19 @@ class Spread:
     """The mean and variance of columns, from batches of rows."""
 
     def __init__(self) -> None:
-        self._count, self._sum, self._square = 0, torch.zeros(()), torch.zeros(())
+        self.rows, self._sum, self._square = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, rows: Tensor) -> None:
         """Take in (blocks, rows, columns)."""
         rows = in_float64(rows)
-        self._count += rows.shape[1]
+        self.rows += rows.shape[1]
         self._sum = self._sum + rows.sum(1)
         self._square = self._square + rows.square().sum(1)
 
     def mean(self) -> Tensor:
         """Return (blocks, columns)."""
-        return self._sum / self._count
+        return self._sum / self.rows
 
     def variance(self) -> Tensor:
         """Return (blocks, columns)."""
-        return (self._square / self._count - self.mean().square()).clamp_min(0)
+        return (self._square / self.rows - self.mean().square()).clamp_min(0)

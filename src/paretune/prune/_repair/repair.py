@@ -111,7 +111,7 @@ def repair(
     with kept_random_state(), unchanged(analysis.model):
         twins = Twins(analysis, keep, [inputs for inputs, _ in reader(analysis, data, samples, seed)()])
     draw = torch.Generator().manual_seed(seed)
-    norms = norms_behind(analysis, layers[0].node if layers else None)
+    norms = norms_behind(analysis, [layer.node for layer in layers])
     order = {node: index for index, node in enumerate(analysis.captured.program.graph.nodes)}
     steps: list[_Layer | Norm] = [*layers, *norms]
     rows = []

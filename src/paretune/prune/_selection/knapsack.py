@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from paretune.prune._analysis import Analysis
-from paretune.prune._ranking import Ranked
+from paretune.prune._ranking import Ranked, Values
 
 PHASES = 32
 
@@ -35,7 +35,7 @@ def by_saving(analysis: Analysis, ranked: list[Ranked], of: str) -> list[Ranked]
         keep = analysis.keep(np.concatenate(gone) if gone else np.empty(0, np.int64))
         saved = analysis.unit_savings(of, keep)
         each = np.concatenate([saved[r.bundles].sum(axis=1) for r in ranked])[left]
-        order = left[np.argsort(scores[left] / np.maximum(each, 1e-12), kind="stable")]
+        order = left[np.argsort(_per_saving(scores[left], each), kind="stable")]
         now = order[: -(-len(scores) // PHASES)]
         place[now] = len(scores) - len(left) + np.arange(len(now))
         gone += [ranked[g].bundles[w] for g, w in zip(group[now], within[now], strict=True)]
@@ -45,3 +45,9 @@ def by_saving(analysis: Analysis, ranked: list[Ranked], of: str) -> list[Ranked]
         replace(r, bundles=r.bundles[order], scores=place[group == index][order])
         for index, (r, order) in enumerate(zip(ranked, orders, strict=True))
     ]
+
+
+def _per_saving(scores: Values, saved: Values) -> Values:
+    """Return what is lost for each unit saved; of scores below zero, what is won times what is saved."""
+    value = np.where(scores > 0, scores / np.maximum(saved, 1e-12), scores * saved)
+    return np.where(saved > 0, value, np.inf)

@@ -43,6 +43,8 @@ PRECISION = 1 / 32
 
 SEEING, BLIND = "ziplm", "geometric_median"
 """The scores that are the default, with data and without: the best of each kind in `benchmarks/scores.py`."""
+IN_TURN = ("ziplm",)
+"""Scores that tell what a channel is worth when its turn to go has come; the others take each as the only one."""
 WIDEST = 8192
 """What a layer may read at once for the default to look at it: a square matrix of this width takes 512 MiB."""
 
@@ -170,7 +172,7 @@ def _scored(
     compared = presence(groups, _everywhere(analysis, groups)) if normalise else None
     parts: list[Part] = []
     values: list[Values | None] = []
-    blind = list(range(len(groups)))
+    blind, in_turn = list(range(len(groups))), set[int]()
     for score in scores:
         slices = _slices(analysis, groups, score)
         if score is not scores[-1]:
@@ -180,10 +182,12 @@ def _scored(
         unseen = {id(group) for group in rank(state, groups, mine, found, combine, compared)[1]}
         parts += mine
         values += [None if id(groups[m.group]) in unseen else value for m, value in zip(mine, found, strict=True)]
+        if name_of(score) in IN_TURN:
+            in_turn.update(index for index in blind if id(groups[index]) not in unseen)
         blind = [index for index in blind if id(groups[index]) in unseen]
         if not blind:
             break
-    return rank(state, groups, parts, values, combine, compared)
+    return rank(state, groups, parts, values, combine, compared, in_turn)
 
 
 def _slices(analysis: Analysis, groups: tuple[Group, ...], score: Score) -> Sequence[Slice]:
@@ -407,20 +411,22 @@ def _out_of_reach(bound: Budget, floor: float, multiple: int) -> str:
 
 
 def _given_back(path: _Path, moves: int, enough: Callable[[list[int]], bool]) -> list[int]:
-    """Undo the last move of every group, the latest first, where the target still holds without it.
+    """Undo moves, of every group the last first, where the target still holds without them.
 
     A move of a wide group can overshoot the target by far; what smaller groups lost before it may then stay.
     """
     counts = path.counts(moves)
-    seen: set[int] = set()
-    for move in range(moves - 1, -1, -1):
-        group = int(path.group[move])
-        if group in seen:
-            continue
-        seen.add(group)
-        trial = [*counts[:group], int(path.before[move]), *counts[group + 1 :]]
-        if enough(trial):
-            counts = trial
+    changed = True
+    while changed:
+        changed, seen = False, set[int]()
+        for move in range(moves - 1, -1, -1):
+            group = int(path.group[move])
+            if group in seen or path.after[move] != counts[group]:
+                continue
+            seen.add(group)
+            trial = [*counts[:group], int(path.before[move]), *counts[group + 1 :]]
+            if enough(trial):
+                counts, changed = trial, True
     return counts
 
 
