@@ -308,6 +308,33 @@ def test_scores_of_a_group_count_for_what_its_channels_are_to_their_layers(model
         np.testing.assert_allclose(group.scores, scores)
 
 
+def test_a_sum_over_layers_counts_each_layer_once():
+    """A shortcut that pads with zeros: the second layer's width of 32 holds the first's 16 in its middle."""
+    torch.manual_seed(0)
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 1), nn.Conv2d(32, 2, 1)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.head(self.b(x) + F.pad(x, (0, 0, 0, 0, 8, 8)))
+
+    analysis = prune.analyze(Padded(), torch.randn(1, 3, 4, 4))
+    state, groups = analysis.couplings, analysis.groups
+    parts = parts_of(state, groups, makers(groups))
+    compared = presence(groups, parts_of(state, groups, [*makers(groups), *state.reads]))
+    ones = [np.ones(len(part.units)) for part in parts]
+    spread = {}
+    for combine in ("mean", "sum"):
+        (group,), _ = rank(state, groups, parts, ones, combine, compared, in_turn=[0])
+        spread[combine] = group.scores.max() / group.scores.min()
+    assert spread["sum"] == pytest.approx(2)  # two layers make the middle
+    # by hand: made by 16 and by 32, read by 16 and by 32, against made by 32 and read by 32
+    assert spread["mean"] == pytest.approx((2 / 4 + 2 / 32**0.5) / (2 / 32**0.5))
+
+
 def test_a_head_is_as_much_as_its_channels(attention):
     """Four heads of 4 on a width of 16: made by q, k and v and read by o, 4 / sqrt(16) of each."""
     analysis = prune.analyze(attention, torch.zeros(1, 3, 16))

@@ -83,7 +83,8 @@ def rank(
         known.append(group)
         alone.append(presence is not None and index not in in_turn)
         if presence is not None:
-            combined = scaled(combined) * presence[index]
+            counted = presence[index].mean() if combine == "sum" else presence[index]  # a sum has counted layers
+            combined = scaled(combined) * counted
         scores.append(combined.reshape(group.blocks.shape))
     ranked = _order(state, known, scores)
     return [_rising(r) if each else r for r, each in zip(ranked, alone, strict=True)], unknown
