@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from paretune.zoo import digits as read_digits
 from paretune.zoo import digits_net, normalise
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no failure. CI judges a change by the examples it judged the last one by, at home by new ones.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
