@@ -40,7 +40,7 @@ QUICK = (
     "transformers/bert",
     "transformers/vit",
 )
-LIMIT, PEER_LIMIT = 900, 90
+LIMIT, PEER_LIMIT = 1800, 180
 """Seconds for one model: all our checks; torch-pruning's cut."""
 HEAVY = (
     "*/regnet_y_128gf", "*/regnet_y_32gf", "*/regnet_x_32gf", "*/vit_h_14", "*/vit_l_*", "*/convnext_large",
