@@ -32,8 +32,8 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 def compare(row: dict[str, Any], model: nn.Module, pruned: Any, inputs: Inputs) -> dict[str, float]:
     """Compare the pruned model with the masked uncut one, outputs and gradients, at batch 1 and 2.
 
-    In float64; where a type written in the code or the size of the model leaves no more than float32, in that. A gap
-    that a large model shows in float32 counts unless float64, which is the sharper, shows none.
+    In float64; where a type written in the code or the size of the model leaves no more than float32, in that. A
+    gap that a large model shows in float32 counts unless float64, which is the sharper, shows none.
     """
     gaps, dtype = None, torch.float64
     if row["params"] <= LARGEST_FLOAT64:
