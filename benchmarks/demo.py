@@ -53,7 +53,7 @@ def demo(folder: Path, quick: bool) -> tuple[float, dict[str, Any]]:
     short_one = ["run", str(RECIPE), "--set", "train.epochs=4", "--set", "distill.epochs=4"]
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "paretune.cli", *(short_one if quick else ["demo"]), "--out", str(out)],
+        [sys.executable, "-m", "paretune", *(short_one if quick else ["demo"]), "--out", str(out)],
         env={**os.environ, "PARETUNE_CACHE": str(folder / "cache")},
         stdout=sys.stderr,
         check=False,

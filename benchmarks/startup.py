@@ -17,7 +17,7 @@ LIMIT = 0.3
 COMMANDS = {
     "python": [sys.executable, "-c", "pass"],
     "import": [sys.executable, "-c", "import paretune"],
-    "help": [sys.executable, "-m", "paretune.cli", "--help"],
+    "help": [sys.executable, "-m", "paretune", "--help"],
 }
 HEAVY = ("torch", "onnxruntime", "onnx")
 

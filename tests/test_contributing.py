@@ -52,7 +52,7 @@ def test_the_score_is_ten_lines():
 
 
 def test_the_command_line_lists_it_with_its_source(package):
-    listed = json.loads(run(package, "-m", "paretune.cli", "methods", "scores", "--json"))
+    listed = json.loads(run(package, "-m", "paretune", "methods", "scores", "--json"))
     assert "largest" in json.dumps(listed)
     assert "none, this is an example" in json.dumps(listed)
 

@@ -156,7 +156,7 @@ def test_the_wheel_works_outside_the_tree(wheel, tmp_path):
     )
     where = execute("-c", program, cwd=tmp_path, PYTHONPATH=str(site)).strip()
     assert Path(where).is_relative_to(site)
-    assert "demo" in execute("-m", "paretune.cli", "--help", cwd=tmp_path, PYTHONPATH=str(site))
+    assert "demo" in execute("-m", "paretune", "--help", cwd=tmp_path, PYTHONPATH=str(site))
 
 
 def test_the_licence_is_whole():

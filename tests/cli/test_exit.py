@@ -115,7 +115,7 @@ def test_typing_mistakes_under_json_are_documents():
 
 def test_standard_streams_without_colour_under_no_color():
     result = subprocess.run(
-        [sys.executable, "-m", "paretune.cli", "methds"],
+        [sys.executable, "-m", "paretune", "methds"],
         capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"}, check=False,
     )  # fmt: skip
     assert result.returncode == 2

@@ -86,7 +86,7 @@ def test_the_demo_runs_the_packaged_recipe(cli, folder, calls):
 
 def test_an_interrupted_search_is_resumed_with_what_it_was_asked(cli, folder):
     command = [
-        sys.executable, "-m", "paretune.cli", "optimize", "quarters.py:make_task", "--max-size", "0.5x",
+        sys.executable, "-m", "paretune", "optimize", "quarters.py:make_task", "--max-size", "0.5x",
         "--budget", "90s", "--seed", "3", "--out", "search",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -135,7 +135,7 @@ def test_wrong_options_of_a_technique_are_told_together_in_its_words(cli, folder
 
 
 def test_ctrl_c_prints_the_command_that_goes_on(folder):
-    command = [sys.executable, "-m", "paretune.cli", "train", "quarters.py:make_task", "--epochs", "900"]
+    command = [sys.executable, "-m", "paretune", "train", "quarters.py:make_task", "--epochs", "900"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     seen = iter(process.stderr.readline, "")
     assert any("epoch 3 of 900" in line for line in seen)

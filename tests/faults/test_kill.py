@@ -51,7 +51,7 @@ steps:
 
 def start(folder: Path, work: Path, *, resume: bool) -> "subprocess.Popen[bytes]":
     arguments = ["--resume", str(folder)] if resume else ["recipe.yaml", "--out", str(folder)]
-    command = [sys.executable, "-m", "paretune.cli", "run", *arguments, "--no-cache", "--quiet"]
+    command = [sys.executable, "-m", "paretune", "run", *arguments, "--no-cache", "--quiet"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=work, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

@@ -11,7 +11,7 @@ def test_the_demo_keeps_its_promises(tmp_path):
     out = tmp_path / "run"
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "paretune.cli", "demo", "--out", str(out)],
+        [sys.executable, "-m", "paretune", "demo", "--out", str(out)],
         env={**os.environ, "PARETUNE_CACHE": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
