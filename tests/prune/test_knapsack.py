@@ -95,7 +95,8 @@ def test_what_a_channel_saves_is_taken_anew_as_its_neighbours_go(monkeypatch):
 
 
 def test_every_bundle_has_its_own_place_and_keeps_its_units(analysis):
-    from paretune.prune._selection.selection import _scored, resolve_score
+    from paretune.prune._selection.selection import _scored
+    from paretune.prune._selection.spec import resolve_score
 
     ranked, _ = _scored(analysis, analysis.groups, [resolve_score("l1")], "mean", normalise=True, data=None)
     placed = by_saving(analysis, ranked, "macs")

@@ -29,10 +29,9 @@ from paretune.prune._selection.budget import BUDGETS, Amount, target_amount
 from paretune.prune._selection.selection import (
     COMBINE,
     SCOPES,
-    ScoreSpec,
-    resolve_score,
     select,
 )
+from paretune.prune._selection.spec import ScoreSpec, resolve_score
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
 from paretune.target import Target
 

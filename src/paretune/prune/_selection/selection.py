@@ -7,32 +7,29 @@ is then a search over one number. Of every axis that is cut at least one channel
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from paretune.errors import InfeasibleError, InputError, check_whole, is_number, names_of, nearest
-from paretune.methods import find
 from paretune.prune._analysis import Analysis, require_groups
 from paretune.prune._capture.given import require_values
 from paretune.prune._couplings.couplings import Slice
-from paretune.prune._couplings.groups import Group, channels_per_bundle, layer_name
+from paretune.prune._couplings.groups import Group
 from paretune.prune._couplings.operators import operator_of
 from paretune.prune._couplings.parts import Part, makers, norms, parts_of, tensor_of
-from paretune.prune._couplings.units import Axis
 from paretune.prune._cut import Selection
 from paretune.prune._evidence.batches import batches_of
 from paretune.prune._evidence.evidence import OF_SAMPLES, Score, evaluate, name_of, needs, role
 from paretune.prune._ranking import Ranked, Values, by_makers, kinds, presence, rank, removed_units
 from paretune.prune._selection.budget import BUDGETS, Budget, budget, target_amount
 from paretune.prune._selection.knapsack import by_saving
+from paretune.prune._selection.path import Path, given_back, nearest_allowed, path_of, stops_of
+from paretune.prune._selection.spec import ScoreSpec, resolve_score
+from paretune.prune._selection.widths import by_widths
 from paretune.prune._surgery.surgery import kept
 from paretune.target import Target
 
@@ -41,16 +38,15 @@ SCOPES = ("global", "local", "isomorphic")
 PRECISION = 1 / 32
 """A budget that is measured is searched to this fraction of the way from nothing to all that can go."""
 
+SLACK = 0.001
+"""A part of a budget that need not be used: looking for what may stay for it takes longer than it gives."""
+
 SEEING, BLIND = "ziplm", "geometric_median"
 """The scores that are the default, with data and without: the best of each kind in `benchmarks/scores.py`."""
 IN_TURN = ("ziplm",)
 """Scores that tell what a channel is worth when its turn to go has come; the others take each as the only one."""
 WIDEST = 8192
 """What a layer may read at once for the default to look at it: a square matrix of this width takes 512 MiB."""
-
-
-ScoreSpec = str | Mapping[str, Mapping[str, Any] | None]
-"""`l1`, or with options `{"taylor": {"of": "output"}}`."""
 
 
 def select(
@@ -132,15 +128,15 @@ def select(
         ranked = [part for r in ranked for part in by_makers(analysis.couplings, r)]
     asked: list[int] | None = None
     if widths is not None:
-        counts, multiple = _by_widths(ranked, analysis, widths, unknown), 1
+        counts, multiple = by_widths(ranked, analysis, widths, unknown), 1
     elif threshold is not None:
         asked = [int((r.scores <= threshold).sum()) for r in ranked]
-        counts = _nearest(ranked, asked, multiple)
+        counts = nearest_allowed(ranked, asked, multiple)
     elif ratio is not None and scope == "local":
         asked = [min(len(r.bundles), int(ratio * r.size + 1e-9)) for r in ranked]
-        counts = _nearest(ranked, asked, multiple)
+        counts = nearest_allowed(ranked, asked, multiple)
     else:
-        path = _path(ranked, multiple, _kinds(analysis, ranked) if scope == "isomorphic" else None)
+        path = path_of(ranked, multiple, _kinds(analysis, ranked) if scope == "isomorphic" else None)
         if ratio is not None:
             within = path.gone <= ratio * path.total + 1e-9
             counts = path.counts(int(within.sum()))
@@ -272,112 +268,14 @@ def _check(*, scope: str, multiple: Any, combine: str, **targets: Any) -> None:
             target_amount(name, targets[name], 1)
 
 
-def resolve_score(score: ScoreSpec | Score) -> Score:
-    """Return the score that a name, a name with options, or a function stands for; check what it asks for."""
-    function: Score
-    if isinstance(score, str):
-        function = find("scores", score)
-    elif isinstance(score, Mapping):
-        function = _with_options(score)
-    elif callable(score):
-        function = score
-    else:
-        raise InputError(
-            f"prune.channels: score={score!r} must be a name that `paretune methods scores` lists, one with its "
-            "options, for example {taylor: {of: output}}, or a function of weight or other evidence"
-        )
-    role(function)
-    return function
-
-
-def _with_options(spec: Mapping[str, Mapping[str, Any] | None]) -> Score:
-    if len(spec) != 1 or not isinstance(next(iter(spec.values())), Mapping | None):
-        raise InputError(
-            f"prune.channels: score={dict(spec)} must be one name with its options, for example "
-            "{taylor: {of: output}}"
-        )
-    name, options = next(iter(spec.items()))
-    function: Score = find("scores", name)
-    parameters = inspect.signature(function).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    for option in options or {}:
-        if option not in known:
-            raise InputError(
-                f"prune.channels: score '{name}' has no option '{option}'.{nearest(str(option), known)} "
-                f"It takes {', '.join(known) or 'none'}."
-            )
-    return partial(function, **(options or {}))
-
-
-@dataclass(frozen=True)
-class _Path:
-    """The order in which groups shrink, one move after the other; each leaves a width that is allowed."""
-
-    group: Axis
-    before: Axis
-    after: Axis
-    """(moves,): which group moves, and how many bundles it has lost before and after the move."""
-    gone: Axis
-    total: Axis
-    """(moves,): units that are gone after the move, and all there are: of all groups, or of the group's kind."""
-    groups: int
-
-    def counts(self, moves: int) -> list[int]:
-        """Return how many bundles each group has lost after the first `moves` moves."""
-        lost = np.zeros(self.groups, np.int64)
-        np.maximum.at(lost, self.group[:moves], self.after[:moves])
-        return [int(count) for count in lost]
-
-
-def _path(ranked: list[Ranked], multiple: int, kind: list[int] | None) -> _Path:
-    """Return all moves, the lowest mean score first, of equal ones that of the group that lost least.
-
-    In a group they keep their order.
-    kind: the kind of every group; then moves of unlike kinds are put in the order of the part that their kind has
-    lost, so that every beginning of the path takes the same part of each.
-    """
-    moves: list[tuple[float, float, int, int, int]] = []
-    for index, r in enumerate(ranked):
-        stops, worst = _stops(r, multiple), -np.inf
-        for before, after in pairwise(stops):
-            worst = max(worst, float(r.scores[before:after].mean()))
-            moves.append((worst, after / r.size, index, int(before), int(after)))
-    moves.sort()
-    columns = np.array([move[2:] for move in moves], np.int64).reshape(-1, 3)
-    group, before, after = columns.T
-    kinds = np.array(kind or [0] * len(ranked), np.int64)
-    parts = np.array([r.bundles.shape[1] for r in ranked], np.int64)
-    sizes = np.array([r.size * len(r.group.blocks) for r in ranked], np.int64)
-    gone, total = np.zeros(len(group), np.int64), np.zeros(len(group), np.int64)
-    for each in np.unique(kinds):
-        mine = kinds[group] == each
-        gone[mine] = np.cumsum(((after - before) * parts[group])[mine])
-        total[mine] = sizes[kinds == each].sum()
-    order = np.argsort(gone / np.maximum(1, total), kind="stable")
-    return _Path(group[order], before[order], after[order], gone[order], total[order], len(ranked))
-
-
-def _stops(ranked: Ranked, multiple: int) -> Axis:
-    """Return how many bundles a group may lose so that its width is a multiple; 0 is always allowed."""
-    lost = np.arange(len(ranked.bundles) + 1)
-    fits = (ranked.width - lost * ranked.step) % multiple == 0
-    return np.union1d(lost[fits], [0])
-
-
-def _nearest(ranked: list[Ranked], counts: list[int], multiple: int) -> list[int]:
-    """Move every count to the nearest that is allowed; ties keep more channels."""
-    stops = [_stops(r, multiple) for r in ranked]
-    return [int(s[np.argmin(np.abs(s - count))]) for s, count in zip(stops, counts, strict=True)]
-
-
-def _by_budget(ranked: list[Ranked], bound: Budget, path: _Path, scope: str, multiple: int) -> list[int]:
+def _by_budget(ranked: list[Ranked], bound: Budget, path: Path, scope: str, multiple: int) -> list[int]:
     """Return the gentlest counts that cost at most the limit; bisection over one number."""
     steps = len(path.group) if scope != "local" else max((len(r.bundles) for r in ranked), default=0)
 
     def counts(step: int) -> list[int]:
         if scope != "local":
             return path.counts(step)
-        return _nearest(ranked, [round(step / max(1, steps) * len(r.bundles)) for r in ranked], multiple)
+        return nearest_allowed(ranked, [round(step / max(1, steps) * len(r.bundles)) for r in ranked], multiple)
 
     def cost_of(lost: list[int]) -> float:
         return bound.cost(removed_units(ranked, lost))
@@ -394,9 +292,9 @@ def _by_budget(ranked: list[Ranked], bound: Budget, path: _Path, scope: str, mul
     while high - low > nearest:
         middle = (low + high) // 2
         low, high = (low, middle) if cost(middle) <= bound.limit else (middle, high)
-    if scope == "local" or bound.measured or cost(high) > 0.98 * bound.limit:
+    if scope == "local" or bound.measured or cost(high) > (1 - SLACK) * bound.limit:
         return counts(high)
-    return _given_back(path, high, lambda lost: cost_of(lost) <= bound.limit)
+    return given_back(path, high, lambda lost: cost_of(lost) <= bound.limit)
 
 
 def _out_of_reach(bound: Budget, floor: float, multiple: int) -> str:
@@ -410,32 +308,12 @@ def _out_of_reach(bound: Budget, floor: float, multiple: int) -> str:
     )
 
 
-def _given_back(path: _Path, moves: int, enough: Callable[[list[int]], bool]) -> list[int]:
-    """Undo moves, of every group the last first, where the target still holds without them.
-
-    A move of a wide group can overshoot the target by far; what smaller groups lost before it may then stay.
-    """
-    counts = path.counts(moves)
-    changed = True
-    while changed:
-        changed, seen = False, set[int]()
-        for move in range(moves - 1, -1, -1):
-            group = int(path.group[move])
-            if group in seen or path.after[move] != counts[group]:
-                continue
-            seen.add(group)
-            trial = [*counts[:group], int(path.before[move]), *counts[group + 1 :]]
-            if enough(trial):
-                counts, changed = trial, True
-    return counts
-
-
 def _stuck(ranked: list[Ranked], multiple: int) -> tuple[str, ...]:
     """Return a note for every group that the multiple leaves no smaller width."""
     return tuple(
         f"{r.title} keeps its {r.width} channels: no smaller width that it can have is a multiple of {multiple}"
         for r in ranked
-        if len(r.bundles) and len(_stops(r, multiple)) == 1
+        if len(r.bundles) and len(stops_of(r, multiple)) == 1
     )
 
 
@@ -445,49 +323,6 @@ def _emptied(ranked: list[Ranked], counts: list[int], asked: list[int], multiple
         f"{r.title} keeps {r.width - count * r.step} of {r.width} channels, its least"
         + (f" that is a multiple of {multiple}" if count < len(r.bundles) else "")
         for r, count, more in zip(ranked, counts, asked, strict=True)
-        if count and (count == len(r.bundles) or (count == _stops(r, multiple)[-1] and 2 * more > count + r.size))
+        if count
+        and (count == len(r.bundles) or (count == stops_of(r, multiple)[-1] and 2 * more > count + r.size))
     )
-
-
-def _by_widths(
-    ranked: list[Ranked], analysis: Analysis, widths: Mapping[str, int], unknown: list[tuple[Group, str]]
-) -> list[int]:
-    """Return the counts that leave the widths asked for; unknown: groups without a score, with the reason."""
-    makers = {
-        layer_name(made.tensor): (index, made)
-        for index, r in reversed(list(enumerate(ranked)))
-        for made in reversed(r.group.makes)
-    }
-    counts: dict[int, tuple[int, str]] = {}
-    for pattern, width in widths.items():
-        hits = [layer for layer in makers if fnmatchcase(layer, pattern)]
-        if not hits:
-            whole = [(layer, why) for group, why in unknown for layer in group.layers]
-            whole += [(name, reason) for name, reason, _ in analysis.unprunable]
-            raise InputError(_no_layer(pattern, whole, list(makers)))
-        for layer in hits:
-            index, made = makers[layer]
-            count = _count_for(ranked[index], layer, made, width, analysis)
-            if counts.setdefault(index, (count, layer))[0] != count:
-                raise InputError(
-                    f"widths: '{layer}' and '{counts[index][1]}' are coupled and cannot have these unlike widths; "
-                    "give one of them"
-                )
-    return [counts.get(index, (0, ""))[0] for index in range(len(ranked))]
-
-
-def _no_layer(pattern: str, whole: list[tuple[str, str]], makers: list[str]) -> str:
-    for name, reason in whole:
-        if fnmatchcase(name, pattern):
-            return f"widths: '{name}' cannot be cut: {reason}"
-    return f"widths: '{pattern}' matches no layer that can be cut.{nearest(pattern, makers)}"
-
-
-def _count_for(ranked: Ranked, layer: str, made: Slice, width: int, analysis: Analysis) -> int:
-    """Return how many bundles must go so that a layer keeps `width` channels."""
-    now, step = len(made.units), channels_per_bundle(analysis.couplings, made, ranked.group.blocks)
-    least = now - len(ranked.bundles) * step
-    if not isinstance(width, int) or isinstance(width, bool) or not least <= width <= now or (now - width) % step:
-        steps = f" in steps of {step}" if step > 1 else ""
-        raise InputError(f"widths: {layer}: {width} must be a whole number from {least} to {now}{steps}")
-    return (now - width) // step
