@@ -394,6 +394,15 @@ def test_at_most_so_many_samples_drawn_by_the_seed(analysis):
     np.testing.assert_allclose(seen(samples=10), seen(), rtol=1e-5)
 
 
+def test_a_list_of_batches_is_read_as_what_a_loader_of_them_gives():
+    model, x = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(12, 5)
+    kept = [
+        prune.channels(model, x[:2], ratio=0.5, score="wanda", data=data).model[0].weight
+        for data in ((x,), [x[:4], x[4:8], x[8:]], [(x[:6], torch.zeros(6)), (x[6:], torch.zeros(6))])
+    ]
+    assert all(torch.equal(kept[0], other) for other in kept[1:])
+
+
 def test_a_graph_of_one_batch_size_is_fed_batches_of_that_size():
     class Pairs(nn.Module):
         """Takes two samples at a time, and no other number."""

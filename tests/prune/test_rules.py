@@ -176,6 +176,77 @@ def test_a_statistic_that_shifts_or_divides_something_else_is_no_norm_and_keeps_
     assert not prune.analyze(Statistic(BY_SOMETHING_ELSE[name]), torch.randn(2, 5)).groups
 
 
+SUMMARIES = {
+    "mean and max": lambda y: torch.cat([y.mean(1, keepdim=True), y.max(1, keepdim=True)[0]], 1),
+    "extremes": lambda y: torch.stack([y.amin(1), y.amax(1)], 1).relu(),
+    "sum": lambda y: torch.cat([y.sum(1, keepdim=True), -y.min(1, keepdim=True).values], 1),
+}
+
+
+class Attended(nn.Module):
+    """A layer whose channels are summed up for each place; a convolution makes weights of the places (CBAM)."""
+
+    def __init__(self, summary):
+        super().__init__()
+        self.a, self.places, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(2, 1, 3, padding=1), nn.Conv2d(8, 3, 1)
+        self.summary = summary
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.out(y * self.places(self.summary(y)).sigmoid())
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_what_sums_channels_up_for_a_layer_with_weights_sums_up_those_that_stay(name):
+    image, model = torch.randn(2, 3, 5, 5), Attended(SUMMARIES[name])
+    pruned = prune.channels(model, image, widths={"a": 3})
+    (cut,) = [cut for cut in pruned.cuts.cuts if cut.tensor == "a.weight"]
+    y = model.a(image)[:, list(cut.keep)]
+    expected = y * model.places(SUMMARIES[name](y)).sigmoid()
+    expected = F.conv2d(expected, model.out.weight[:, list(cut.keep)], model.out.bias)
+    torch.testing.assert_close(pruned.model(image), expected)
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        lambda y: torch.stack([y.max(1)[1], y.min(1)[1]], 1).float(),  # positions are others after a cut
+        lambda y: y[:, :2] * y.mean(1, keepdim=True),  # mixed with other values
+    ],
+)
+def test_channels_whose_summary_cannot_follow_stay(summary):
+    (row,) = [row for row in prune.analyze(Attended(summary), torch.randn(2, 3, 5, 5)).layers if row.name == "a"]
+    assert row.prunable == 0
+
+
+def test_a_summary_that_reaches_the_output_without_a_weight_keeps_its_channels():
+    class Norms(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.out = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.out(y), y.amax(-1)
+
+    assert not prune.analyze(Norms(), torch.randn(2, 5)).groups
+
+
+def test_both_inputs_of_a_bilinear_layer_and_what_it_makes_are_cut(oracle):
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.pair, self.out = (
+                nn.Linear(5, 8), nn.Linear(5, 6), nn.Bilinear(8, 6, 10), nn.Linear(10, 3),
+            )  # fmt: skip
+
+        def forward(self, x):
+            return self.out(self.pair(self.a(x), self.b(x).tanh()).relu())
+
+    pruned = oracle(Pairs(), torch.randn(2, 5), reads={"pair.weight": (1, 2)}, ratio=0.5, scope="local")
+    assert pruned.model.pair.weight.shape == (5, 4, 3) and pruned.cuts.form == "module"
+
+
 def test_a_group_that_stretches_over_another_axis_keeps_its_one_channel():
     class Segments(nn.Module):
         """A score for each of two segments, of which each is stretched over the tokens (Funnel)."""

@@ -27,6 +27,8 @@ def reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Cal
     """Return what begins a pass over the data: batches on the model's device, of a size that the graph takes."""
     fixed = analysis.captured.batch if analysis.numbers is None else None
     data = batches_of(data)
+    if isinstance(data, list) and data and all(_is_batch(analysis.captured.example, part) for part in data):
+        data = BatchList(data)
     raw = list(_limited(iter(data), samples)) if isinstance(data, BatchList) else None
     source = None if raw is not None else Data(data, name="data")
 
@@ -42,6 +44,16 @@ def reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Cal
                 yield on_device_of(analysis.model, part)
 
     return batches
+
+
+def _is_batch(example: Any, part: Any) -> bool:
+    """Tell whether an element of a list is a batch as the example is one, rather than a sample, or an array."""
+    try:
+        inputs, _ = split_batch(part)
+        _check_inputs(example, inputs)
+    except (KeyError, ValueError, InputError):
+        return False
+    return True
 
 
 def _check_inputs(example: Any, inputs: Any) -> None:

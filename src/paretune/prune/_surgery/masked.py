@@ -129,6 +129,22 @@ def _sum(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch.Te
     return x.masked_fill(gone, 0).sum(_dims(x, given), keepdim=given.get("keepdim", False))
 
 
+def _extreme(which: str, filling: float) -> Any:
+    """Return how amax or amin (or max or min, whose positions nobody uses) is taken over what stays."""
+
+    def reduced(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> Any:
+        x = x.masked_fill(gone, filling if x.is_floating_point() else _limit(x.dtype, filling))
+        dims = given.get("dim")
+        one = {} if dims is None or dims == [] else {"dim": dims, "keepdim": given.get("keepdim", False)}
+        return getattr(torch, which)(x, **one)
+
+    return reduced
+
+
+def _limit(dtype: torch.dtype, filling: float) -> int:
+    return torch.iinfo(dtype).min if filling < 0 else torch.iinfo(dtype).max
+
+
 def _spread(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
     dims = _dims(x, given)
     count = (~gone).expand_as(x).sum(dims, keepdim=True)
@@ -158,6 +174,10 @@ _STATISTICS: dict[str, Any] = {
     "topk": _topk,
     "sum": _sum,
     "mean": _moment,
+    "max": _extreme("max", -torch.inf),
+    "min": _extreme("min", torch.inf),
+    "amax": _extreme("amax", -torch.inf),
+    "amin": _extreme("amin", torch.inf),
     "var": _spread,
     "std": lambda x, gone, given: _spread(x, gone, given).sqrt(),
     "var_mean": lambda x, gone, given: (_spread(x, gone, given), _moment(x, gone, given)),

@@ -1,9 +1,10 @@
 """Operators that reduce over axes, or normalise along them without parameters.
 
-A mean over space leaves the channels alone. A sum over the channels has no parameter that could be cut with a
-channel: removing one would change the sum, so such an axis cannot be cut. Statistics of a norm that is written out
-(a mean that is subtracted, a mean square whose root divides, a vector norm that divides, a softmax) are taken over
-what stays, as in layer norm.
+A mean over space leaves the channels alone. Statistics of a norm that is written out (a mean that is subtracted, a
+mean square whose root divides, a vector norm that divides, a softmax) are taken over what stays, as in layer norm.
+So are a mean, sum, maximum or minimum over channels that a layer with weights reads as a feature (spatial
+attention: Woo et al., "CBAM", ECCV 2018, arXiv:1807.06521). Where one reaches the output, or is mixed with other
+values, without a weight in between, nothing could make up for a channel that goes: such an axis cannot be cut.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ def reduce(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Any:
         elif is_statistic(node):
             state.mask(node, source, dim, axes[dim], statistic=True)
             state.role("normalised", axes[dim])
+        elif _is_summary(node, state):
+            state.mask(node, source, dim, axes[dim], statistic=True)
         else:
-            state.pin(node, axes[dim], "reduces over this axis", "a layer with weights in its place")
+            state.pin(node, axes[dim], "reduces over this axis", "a layer with weights that reads what it gives")
     out: list[Axis] = []
     for dim, axis in enumerate(axes):
         if dim not in dims:
@@ -80,6 +83,30 @@ def is_statistic(node: fx.Node) -> bool:
     """Tell whether a reduction is a statistic of a norm: it only shifts or divides what it was taken of."""
     name = operator_of(node)
     return name in _MOMENTS and bool(node.users) and all(_normalises(user, node, node, 0) for user in node.users)
+
+
+_SUMMARIES = ("mean", "sum", "amax", "amin", "max", "min")
+_JOINING = ("cat", "concat", "concatenate", "stack")
+_WEIGHTED = ("linear", "conv", "matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "einsum", "tensordot")
+
+
+def _is_summary(node: fx.Node, state: Couplings) -> bool:
+    """Tell whether a reduction makes a feature by itself, which layers with weights read and nothing else.
+
+    With an axis, max and min give positions too, which would be others after a cut: nobody may use them.
+    """
+    if operator_of(node) not in _SUMMARIES or not node.users:
+        return False
+    positions = [] if isinstance(node.meta["val"], torch.Tensor) else [u for u in node.users if u.args[1] != 0]
+    return not any(user.users for user in positions) and all(_reads(user, state) for user in node.users)
+
+
+def _reads(user: fx.Node, state: Couplings) -> bool:
+    """Tell whether a node has weights, or all have that read what it makes of features, each by itself."""
+    if operator_of(user).startswith(_WEIGHTED) and not state.parameters.keys().isdisjoint(user.all_input_nodes):
+        return True
+    passes = len(user.all_input_nodes) == 1 or operator_of(user) in _JOINING
+    return user.op != "output" and passes and all(_reads(after, state) for after in user.users)
 
 
 def _normalises(user: fx.Node, value: fx.Node, moment: fx.Node, depth: int) -> bool:

@@ -25,6 +25,21 @@ def linear(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     return [*axes[:-1], weight[0]]
 
 
+def bilinear(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Read the last axes of two inputs, make a new one: weight is (out, in 1, in 2)."""
+    first, second = state.axes(arguments["input1"]), state.axes(arguments["input2"])
+    weight = state.axes(arguments["weight"])
+    for axis, read in ((1, first[-1]), (2, second[-1])):
+        state.union(read, weight[axis])
+        state.read(node, arguments["weight"], axis, read)
+    for mine, other in zip(first[:-1], second[:-1], strict=True):
+        state.union(mine, other)
+    _bias(state, weight[0], arguments)
+    state.make(node, arguments["weight"], 0)
+    state.cost(node, *first[:-1], *weight)
+    return [*first[:-1], weight[0]]
+
+
 def convolution(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Read the channels, make new ones: weight is (out, in / groups, *kernel), of any rank."""
     axes, weight = state.axes(arguments["input"]), state.axes(arguments["weight"])
@@ -161,6 +176,7 @@ def embedding(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
 
 RULES: dict[str, Rule] = {
     "linear": linear,
+    "bilinear": bilinear,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), convolution),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed),
