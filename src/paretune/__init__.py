@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paretune import distill, export, measure, prune, quantize, report, train
+    from paretune import distill, errors, export, measure, prune, quantize, report, train
     from paretune.cuts import Cuts
     from paretune.flow import Result, optimize, run
     from paretune.metrics import Metric
@@ -31,7 +31,7 @@ _HOMES = {
     "run": "paretune.flow",
     "Result": "paretune.flow",
 }
-_PACKAGES = ("distill", "export", "measure", "prune", "quantize", "report", "train")
+_PACKAGES = ("distill", "errors", "export", "measure", "prune", "quantize", "report", "train")
 
 __all__ = [
     "Constraints",
@@ -42,6 +42,7 @@ __all__ = [
     "Target",
     "Task",
     "distill",
+    "errors",
     "export",
     "measure",
     "optimize",

@@ -121,7 +121,7 @@ class Task:
         """Raise a TaskError or DataError for whatever can be seen wrong before any work is done."""
         import torch
 
-        from paretune.data import call
+        from paretune.data import call, shapes_of
 
         self.criterion(), self.resolved_metric()
         model = self.build().eval()
@@ -130,7 +130,7 @@ class Task:
                 call(model, self.inputs())
         except Exception as error:
             raise TaskError(
-                f"the model does not accept the example input ({_shapes(self.inputs())}): "
+                f"the model does not accept the example input ({shapes_of(self.inputs())}): "
                 f"{type(error).__name__}: {_first_line(error)}"
             ) from error
         for split in ("train", "val", "test"):
@@ -140,6 +140,7 @@ class Task:
     def _check_batch(self, model: nn.Module, split: str) -> None:
         import torch
 
+        from paretune.data import shapes_of
         from paretune.metrics import main_output
 
         output, target = self._try_batch(model, split)
@@ -158,15 +159,15 @@ class Task:
                 raise
             except Exception as error:
                 raise TaskError(
-                    f"task.{name} fails on a batch of task.{split} (output {_shapes(output)}; target "
-                    f"{_shapes(target)}): {type(error).__name__}: {_first_line(error)}"
+                    f"task.{name} fails on a batch of task.{split} (output {shapes_of(output)}; target "
+                    f"{shapes_of(target)}): {type(error).__name__}: {_first_line(error)}"
                 ) from error
 
     def _try_batch(self, model: nn.Module, split: str) -> tuple[Any, Any]:
         """Return (output, target) of two samples, or of a whole batch where the model takes no other."""
         import torch
 
-        from paretune.data import call
+        from paretune.data import call, shapes_of
 
         data = self.data(split)
         inputs, target = data.first(2)
@@ -179,7 +180,7 @@ class Task:
                     return call(model, whole), target
                 except Exception:  # the first error says more: its batch is small
                     raise TaskError(
-                        f"the model does not accept a batch of task.{split} ({_shapes(inputs)}): "
+                        f"the model does not accept a batch of task.{split} ({shapes_of(inputs)}): "
                         f"{type(error).__name__}: {_first_line(error)}"
                     ) from error
 
@@ -285,14 +286,6 @@ def _named_loss(name: str) -> Callable[[Any, Any], torch.Tensor]:
 
     loss.__name__ = name
     return loss
-
-
-def _shapes(inputs: Any) -> str:
-    from paretune.data import tensors_of
-
-    return ", ".join(
-        f"{tuple(tensor.shape)} {tensor.dtype}".replace("torch.", "") for tensor in tensors_of(inputs)
-    )
 
 
 def _first_line(error: BaseException) -> str:

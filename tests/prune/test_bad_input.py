@@ -381,7 +381,7 @@ def test_nothing_that_a_forward_keeps_is_left_in_the_model_or_the_result(cheap, 
 @pytest.mark.parametrize(
     ("example", "message"),
     [
-        (None, r"does not accept the example input \(\): TypeError: linear\(\)"),
+        (None, r"does not accept the example input \(NoneType\): TypeError: linear\(\)"),
         ("abc", "must be Tensor, not str"),
         (ROWS.numpy(), "must be Tensor, not numpy.ndarray.*a tensor, a tuple, or a dict"),
         ((), "missing 1 required positional argument"),

@@ -23,7 +23,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from paretune.data import call, map_tensors, tensors_of
+from paretune.data import call, map_tensors, shapes_of, tensors_of
 from paretune.errors import InputError, SurgeryError
 from paretune.prune._capture.decompose import Known, decompose, inline
 from paretune.prune._capture.fixed_flow import Read, depends, reading, reads_of
@@ -218,9 +218,8 @@ def try_forward(model: nn.Module, example: Any) -> None:
     try:
         output = call(model, example)
     except Exception as error:
-        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in tensors_of(example))
         raise SurgeryError(
-            f"the model does not accept the example input ({shapes}): {type(error).__name__}: "
+            f"the model does not accept the example input ({shapes_of(example)}): {type(error).__name__}: "
             f"{_first_line(error)}{_at(error)}. Pass inputs that model(...) accepts: a tensor, a tuple, or a dict "
             "of keyword inputs"
         ) from error

@@ -27,7 +27,7 @@ def reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Cal
     """Return what begins a pass over the data: batches on the model's device, of a size that the graph takes."""
     fixed = analysis.captured.batch if analysis.numbers is None else None
     data = batches_of(data)
-    if isinstance(data, list) and data and all(_is_batch(analysis.captured.example, part) for part in data):
+    if isinstance(data, list) and data and _are_batches(analysis.captured.example, data):
         data = BatchList(data)
     raw = list(_limited(iter(data), samples)) if isinstance(data, BatchList) else None
     source = None if raw is not None else Data(data, name="data")
@@ -46,11 +46,17 @@ def reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Cal
     return batches
 
 
-def _is_batch(example: Any, part: Any) -> bool:
-    """Tell whether an element of a list is a batch as the example is one, rather than a sample, or an array."""
+def _are_batches(example: Any, parts: list[Any]) -> bool:
+    """Tell whether the elements of a list are batches as the example is one, rather than samples, or arrays.
+
+    Where an array of inputs and one of targets look alike, as a Task would take them, they are such.
+    """
+    bare = all(isinstance(part, Tensor) and part.dim() for part in parts)
+    if bare and len(parts) == len(tensors_of(example)) + 1 and len({len(part) for part in parts}) == 1:
+        return False
     try:
-        inputs, _ = split_batch(part)
-        _check_inputs(example, inputs)
+        for part in parts:
+            _check_inputs(example, split_batch(part)[0])
     except (KeyError, ValueError, InputError):
         return False
     return True
