@@ -128,6 +128,15 @@ def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
         return _replayed(model, cuts)
 
 
+def forget(model: nn.Module) -> None:
+    """Let modules drop what they cached of their weights, as some do when their mode is set (LeViT); it stays."""
+    modes = {module: module.training for module in model.modules()}
+    for mode in (not model.training, model.training):
+        model.train(mode)
+    for module, mode in modes.items():
+        module.training = mode
+
+
 def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
     from paretune._skip import Skip
     from paretune.graphs import from_json
@@ -152,6 +161,7 @@ def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
     for change in cuts.attributes:
         holder = model.get_submodule(change.module)
         setattr(holder, change.attribute, _like(getattr(holder, change.attribute, None), change.new))
+    forget(model)
     return from_json(model, list(cuts.graph)) if cuts.form == "graph" else model
 
 

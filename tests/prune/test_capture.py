@@ -80,7 +80,7 @@ def test_parameters_that_only_training_uses_ask_for_a_second_graph():
 
 
 class Cached(nn.Module):
-    """Keeps what it computes from a weight until its mode is set (LeViT)."""
+    """Keeps in eval mode what it computes from a weight, until it is to be trained (LeViT)."""
 
     def __init__(self):
         super().__init__()
@@ -88,7 +88,7 @@ class Cached(nn.Module):
         self.scale = nn.Parameter(torch.ones(6))
 
     def train(self, mode=True):
-        self.cache = {}
+        self.cache = {} if mode else self.cache
         return super().train(mode)
 
     def forward(self, x):
@@ -104,3 +104,35 @@ def test_what_a_model_keeps_of_an_earlier_run_is_captured_anew_and_nothing_stays
     assert not captured.program.constants
     assert all(node.users for node in captured.program.graph.nodes if node.op == "placeholder")
     assert torch.equal(model(x), before) and type(model.cache["scale"]) is torch.Tensor
+    pruned = prune.channels(model, x, ratio=0.5)
+    assert pruned.cuts.form == "module" and pruned.model(torch.randn(3, 4)).shape == (3, 2)
+
+
+class Merging(nn.Linear):
+    """Adds a product of small matrices to its weight in eval mode and takes it off in train mode (LoRA)."""
+
+    def __init__(self):
+        super().__init__(4, 6)
+        self.low, self.merged = nn.Parameter(torch.randn(6, 1)), False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if mode == self.merged:
+            sign = -1 if mode else 1
+            self.weight.data += sign * (self.low @ self.low.T)[:, :4]
+            self.merged = not mode
+        return self
+
+    def forward(self, x):
+        return super().forward(x) + (0 if self.merged else x @ (self.low @ self.low.T)[:, :4].T)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_that_merges_weights_when_its_mode_changes_is_left_as_it_was(training):
+    model = nn.Sequential(Merging(), nn.ReLU(), nn.Linear(6, 2)).train(training)
+    weight, x = model[0].weight.clone(), torch.randn(2, 4)
+    expected = model(x)
+    prune.channels(model, x, ratio=0.5)
+    assert model.training is training and model[0].merged is not training
+    torch.testing.assert_close(model[0].weight, weight)
+    torch.testing.assert_close(model(x), expected)

@@ -23,6 +23,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
+from paretune.cuts import forget
 from paretune.data import call, map_tensors, shapes_of, tensors_of
 from paretune.errors import InputError, SurgeryError
 from paretune.prune._capture.decompose import Known, decompose, inline
@@ -144,9 +145,8 @@ def on_device_of(model: nn.Module, example: Any) -> Any:
 def evaluating(model: nn.Module, evaluation: bool = True) -> Iterator[None]:
     """Put every module in eval mode (or all in train mode), and back into the mode each had.
 
-    Modules that cache what they compute from their weights forget it when their mode is set (LeViT): so that
-    nothing of what was run here stays behind, the mode is set afterwards too.
-    What forward writes into the model is put back too; autocast is off, whatever the caller has switched on.
+    What forward writes into the model is put back; autocast is off, whatever the caller has switched on. The mode
+    of the whole is set back as its owner would, for modules that do something then (merge weights: LoRA).
     """
     modes = {module: module.training for module in model.modules()}
     try:
@@ -161,7 +161,7 @@ def evaluating(model: nn.Module, evaluation: bool = True) -> Iterator[None]:
         with torch.no_grad(), unchanged(model), torch.autocast(device, enabled=False):
             yield
     finally:
-        model.train(model.training)
+        model.train(modes[model])
         for module, mode in modes.items():
             module.training = mode
 
@@ -265,7 +265,7 @@ def _export(model: nn.Module, example: Any, fixed: bool = False) -> torch.export
     keywords = dict(example) if isinstance(example, Mapping) else {}
     inputs = () if keywords else tuple(example) if isinstance(example, list | tuple) else (example,)
     with quiet(), redirect_stderr(StringIO()), reading(reads_of(model, example)) if fixed else nullcontext():
-        model.train(model.training)  # what an earlier run left in a cache would be captured as a constant
+        forget(model)  # what an earlier run left in a cache would be captured as a constant
         program = torch.export.export(model, inputs, keywords, strict=False)  # prints what it got to when it fails
     _inline_regions(program.graph_module)
     asserts = program.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_scalar.default)

@@ -64,13 +64,8 @@ def require_values(model: nn.Module) -> None:
 
 def copied(model: nn.Module) -> nn.Module:
     """Return a deep copy; a SurgeryError names what of the model cannot be copied."""
-    computed = [
-        tensor
-        for module in model.modules()
-        for tensor in vars(module).values()
-        if isinstance(tensor, torch.Tensor) and not tensor.is_leaf
-    ]
-    memo = {id(tensor): tensor.detach() for tensor in computed}  # torch copies no computed tensor
+    kept = [tensor for module in model.modules() for tensor in _tensors(vars(module))]
+    memo = {id(tensor): tensor.detach() for tensor in kept if not tensor.is_leaf}  # torch copies no computed one
     try:
         with torch.inference_mode(False):  # a copy made in it could never be trained
             return copy.deepcopy(model, memo)
@@ -80,6 +75,15 @@ def copied(model: nn.Module) -> nn.Module:
             f"{where} cannot be copied, and only a copy is ever cut: {type(error).__name__}: {error}. Make it in "
             "forward, or take it off the model while it is pruned"
         ) from error
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in an attribute, and in lists, tuples and dicts in it."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif type(value) in (list, tuple, dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
 
 
 def _not_copied(model: nn.Module) -> str:
