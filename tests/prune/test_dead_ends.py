@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from paretune import prune
+
 IMAGE = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 TOKENS = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 QKV = {f"*{name}.*": (0, 1) for name in ("qkv", "query", "key")}  # rows of queries and keys are read by the scores
@@ -307,3 +309,24 @@ def test_modules_called_twice_with_one_weight(oracle):
     assert pruned.model.again.weight.shape == (4, 4) and pruned.model.other.weight is pruned.model.up.weight
     assert pruned.model.up.weight.shape == (3, 4)
     assert kept(pruned, "again.weight", 0) == kept(pruned, "again.weight", 1) == kept(pruned, "embed.weight")
+
+
+def test_parts_of_one_axis_that_are_taken_apart_are_none_of_them_emptied():
+    """Mamba 2: one layer makes values (heads x width), and what is written and read of each (heads x state)."""
+
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.out = nn.Linear(5, 16), nn.Linear(8, 3)
+            with torch.no_grad():
+                self.a.weight[8:] /= 100
+
+        def forward(self, x):
+            values, write, read = self.a(x).split([8, 4, 4], -1)
+            state = torch.einsum("bhn,bhn->bh", write.unflatten(-1, (2, 2)), read.unflatten(-1, (2, 2)))
+            return self.out((values.unflatten(-1, (2, 4)) * state[..., None]).flatten(1))
+
+    pruned = prune.channels(Parts(), torch.randn(2, 5), ratio=0.9, score="l1")
+    keep = next(cut.keep for cut in pruned.cuts.cuts if cut.tensor == "a.weight")
+    assert all(any(start <= place < start + 4 for place in keep) for start in (8, 12))
+    assert pruned.model(torch.randn(3, 5)).shape == (3, 3)

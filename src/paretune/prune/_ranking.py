@@ -12,7 +12,7 @@ operators make and read their channels, along the same axes, in the same place o
 head), and both are or are not shared by several layers that make them (a residual width). The paper asks for equal
 graphs, so that stages of three and of four blocks would be two kinds.
 
-Of every axis of every tensor that could be emptied, the best unit stays.
+Of every axis of a tensor or value that could be emptied, the best unit stays.
 """
 
 from __future__ import annotations
@@ -233,14 +233,9 @@ def _anchors(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.
         value[group.blocks.ravel()] = numbers.ravel()
     removable = np.isfinite(value)
     stay = np.zeros(units.count + 1, bool)
-    for axes in state.tensors.values():
-        for axis in axes:
-            if (axis < 0).any():
-                continue
-            for column in units.factors(axis).T:
-                real = column[column >= 0]
-                if len(real) and removable[real].all():
-                    stay[real[np.argmax(value[real])]] = True
+    for along in state.never_empty():
+        if removable[along].all():
+            stay[along[np.argmax(value[along])]] = True
     for axis, least in state.minima:
         for column in units.factors(axis).T:
             real = column[column >= 0]

@@ -101,6 +101,25 @@ class Couplings:
     """Axes of which at least so many positions must stay."""
     batch: int = 1
     _vanishing: dict[int, Axis] = field(default_factory=dict)
+    _never_empty: list[Axis] | None = None
+
+    def never_empty(self) -> list[Axis]:
+        """Return the sets of units of which one must stay, once the walk is done: those along every axis.
+
+        An axis is one of a tensor, or of any value on the way: a tensor may hold the channels of several that are
+        taken apart later. One with a fixed position cannot be emptied.
+        """
+        if self._never_empty is None:
+            everything = [*self.tensors.values(), *(every_axis(value) for value in self.values.values())]
+            each = {id(axis): axis for axes in everything for axis in axes}
+            found: dict[bytes, Axis] = {}
+            for axis in each.values():
+                if len(axis) and not (axis < 0).any():
+                    for column in self.units.factors(axis).T:
+                        real = np.unique(column[column >= 0])
+                        found[real.tobytes()] = real
+            self._never_empty = [units for units in found.values() if len(units)]
+        return self._never_empty
 
     def vanish(self, axis: Axis) -> Axis:
         """Return an axis at whose removed positions the masked model is zero: summing over it leaves them out."""
