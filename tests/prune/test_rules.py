@@ -232,6 +232,13 @@ def test_a_summary_that_reaches_the_output_without_a_weight_keeps_its_channels()
     assert not prune.analyze(Norms(), torch.randn(2, 5)).groups
 
 
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_channels_that_are_groups_of_a_group_norm_go_with_them(oracle, form):
+    model = nn.Sequential(nn.Conv1d(3, 8, 3), nn.GroupNorm(8, 8), nn.GELU(), nn.Conv1d(8, 2, 1))
+    pruned = oracle(model, torch.randn(1, 3, 9), ratio=0.4, form=form)
+    assert pruned.widths == {"0": 5} and pruned.cuts.form == form
+
+
 def test_both_inputs_of_a_bilinear_layer_and_what_it_makes_are_cut(oracle):
     class Pairs(nn.Module):
         def __init__(self):

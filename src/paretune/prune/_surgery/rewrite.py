@@ -341,6 +341,12 @@ def _groups(call: _Call) -> None:
         call.put("groups", call.rewriter.count(channels))
 
 
+def _norm_groups(call: _Call) -> None:
+    channels = call.axes("input")[1]
+    if call.get("num_groups") == len(channels):
+        call.put("num_groups", call.rewriter.count(channels))
+
+
 def _stack(call: _Call) -> None:
     tensors = list(call.get("tensors"))
     dim = call.dim("dim", len(call.out))
@@ -404,6 +410,7 @@ _REWRITES: dict[str, Callable[[_Call], Any]] = {
     **dict.fromkeys(("layer_norm", "rms_norm"), _normalised),
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys([f"conv{kind}{rank}d" for kind in ("", "_transpose") for rank in (1, 2, 3)], _groups),
+    "group_norm": _norm_groups,
     "stack": _stack,
     "index": _index,
     "index_select": _index_select,

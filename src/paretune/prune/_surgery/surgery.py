@@ -92,13 +92,19 @@ def widths_of(module: nn.Module, shapes: dict[str, tuple[int, ...]]) -> dict[str
         return _convolution_widths(module, shape)
     kinds: tuple[tuple[Any, dict[str, Any]], ...] = (
         (nn.Linear, {"out_features": shape[0], "in_features": shape[-1]}),
+        (nn.Bilinear, {"out_features": shape[0], "in1_features": shape[-2:][0], "in2_features": shape[-1]}),
         (nn.modules.batchnorm._NormBase, {"num_features": shape[0]}),
-        (nn.GroupNorm, {"num_channels": shape[0]}),
+        (nn.GroupNorm, _group_norm_widths(module, shape[0])),
         ((nn.LayerNorm, nn.RMSNorm), {"normalized_shape": tuple(shape)}),
         (nn.Embedding, {"num_embeddings": shape[0], "embedding_dim": shape[-1]}),
         (nn.PReLU, {"num_parameters": shape[0]}),
     )
     return next((widths for kind, widths in kinds if isinstance(module, kind)), {})
+
+
+def _group_norm_widths(module: nn.Module, channels: int) -> dict[str, Any]:
+    alone = getattr(module, "num_groups", None) == getattr(module, "num_channels", 0)
+    return {"num_channels": channels, **({"num_groups": channels} if alone else {})}
 
 
 def _convolution_widths(module: nn.modules.conv._ConvNd, shape: tuple[int, ...]) -> dict[str, Any]:

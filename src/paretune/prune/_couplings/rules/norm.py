@@ -31,8 +31,13 @@ def instance_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) ->
 
 
 def group_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Couple the channels with the parameters; every group of channels must stay as large as the others."""
+    """Couple the channels with the parameters; every group of channels must stay as large as the others.
+
+    With one channel for each group it is instance norm, and channels go with their groups.
+    """
     axes = state.axes(arguments["input"])
+    if arguments["num_groups"] == len(axes[1]):
+        return instance_norm(state, node, arguments)
     if arguments["num_groups"] > 1:
         balance(state, node, axes[1], int(arguments["num_groups"]))
     for index, axis in enumerate(axes[1:], 1):
