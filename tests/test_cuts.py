@@ -103,3 +103,31 @@ def test_another_architecture_is_refused_before_anything_changes():
         replay(nn.Sequential(nn.Linear(3, 4), nn.Identity(), nn.Linear(4, 2)), CUTS)
     with pytest.raises(SurgeryError, match="applied already"):
         replay(replay(model(), CUTS), CUTS)
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "message"),
+    [
+        ("cuts", {"keep": []}, "is damaged: .* at least one"),
+        ("cuts", {"keep": ["a", "b"]}, "must be whole numbers"),
+        ("cuts", {"axis": "0"}, "must be whole numbers"),
+        ("cuts", {"blocks": 0}, "is damaged"),
+        ("cuts", {"blocks": 3}, "equally many to keep for each block"),
+        ("cuts", {"keep": [1, 1]}, "keeps a position twice"),
+        ("attributes", {"attribute": "forward"}, "sets '0.forward' to 2, and there it finds method"),
+        ("attributes", {"attribute": "__class__"}, "there it finds type"),
+        ("attributes", {"module": "9"}, "has no module '9'"),
+        ("attributes", {"new": "2"}, "or damaged"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_before_anything_changes(where, change, message):
+    content, net = CUTS.to_json(), model()
+    content[where][0] |= change
+    with pytest.raises(SurgeryError, match=message):
+        replay(net, Cuts.from_json(content))
+    assert net[0].weight.shape == (4, 3)
+
+
+def test_a_graph_without_nodes_is_no_manifest():
+    with pytest.raises(SurgeryError, match="form 'graph' with 0 nodes"):
+        Cuts.from_json(CUTS.to_json() | {"form": "graph"})

@@ -322,3 +322,33 @@ def test_a_buffer_that_the_model_saves_is_saved_with_its_graph():
     again = replay(Centred().eval(), pruned.cuts)
     again.load_state_dict(pruned.model.state_dict())
     torch.testing.assert_close(again(x), pruned.model(x), rtol=0, atol=0)
+
+
+class Places(nn.Module):
+    """Makes a buffer that is not saved when it first runs, for the size of its input (ConViT)."""
+
+    def __init__(self, lazy):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 2)
+        self.register_buffer("places", torch.zeros(1, 1) if lazy else torch.zeros(4, 1), persistent=False)
+
+    def forward(self, x):
+        if not self.places.any():
+            self.places = torch.arange(1.0, x.shape[1] + 1)[:, None]
+        return self.b(self.a(x).view(x.shape[0], x.shape[1], 6) * self.places)
+
+
+@pytest.mark.parametrize("lazy", [True, False])  # of another shape, and of the same
+def test_a_buffer_that_a_model_makes_when_it_first_runs_is_asked_for(lazy):
+    model, x = Places(lazy), torch.randn(2, 4, 3)
+    expected = model(x)
+    pruned = prune.channels(model, x, ratio=0.5)
+    assert pruned.cuts.form == "graph" and expected.shape == pruned.model(x).shape
+    cuts = Cuts.from_json(json.loads(json.dumps(pruned.cuts.to_json())))
+    with pytest.raises(SurgeryError, match=r"'places' is not saved with the weights.* run once before a replay"):
+        prune.replay(Places(lazy), cuts)
+    fresh = Places(lazy)
+    fresh(x)
+    replayed = prune.replay(fresh, cuts)
+    replayed.load_state_dict(pruned.model.state_dict())
+    assert torch.equal(replayed(x), pruned.model(x))

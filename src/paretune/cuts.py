@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from paretune.errors import SurgeryError, nearest
+from paretune.errors import SurgeryError, is_number, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,18 @@ class Cut:
     blocks: int = 1
     """Above 1: axis 0 is cut into so many equal blocks, and `keep` lists the indices of each block in turn,
     equally many for every block (a grouped convolution whose groups lose different input channels)."""
+
+    def __post_init__(self) -> None:
+        places = self.keep if isinstance(self.keep, tuple) else ()
+        whole = all(type(number) is int for number in (self.axis, self.blocks, *places))
+        if not whole or not places or self.blocks < 1 or len(places) % self.blocks or min(places) < 0:
+            raise SurgeryError(
+                f"the cut of '{self.tensor}' is damaged: axis {self.axis!r}, blocks {self.blocks!r}, keep "
+                f"{str(self.keep)[:60]} must be whole numbers, equally many to keep for each block, at least one"
+            )
+        each = len(places) // self.blocks
+        if any(len(set(places[start : start + each])) < each for start in range(0, len(places), each)):
+            raise SurgeryError(f"the cut of '{self.tensor}' is damaged: it keeps a position twice")
 
 
 @dataclass(frozen=True)
@@ -101,8 +113,10 @@ class Cuts:
 
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> Cuts:
-        if content["form"] not in ("module", "graph"):
-            raise ValueError(f"form '{content['form']}'")
+        if content["form"] not in ("module", "graph") or (content["form"] == "graph") != bool(
+            content.get("graph")
+        ):
+            raise ValueError(f"form '{content['form']}' with {len(content.get('graph', ()))} nodes")
         return cls(
             shapes={name: tuple(shape) for name, shape in content["shapes"].items()},
             cuts=tuple(Cut(c["tensor"], c["axis"], tuple(c["keep"]), c.get("blocks", 1)) for c in content["cuts"]),
@@ -146,6 +160,7 @@ def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
         model = from_json(model, list(cuts.base))
     _check_removed(model, cuts)
     _check_shapes(model, cuts)
+    _check_attributes(model, cuts)
     for gone in cuts.removed:
         parent, _, child = gone.module.rpartition(".")
         skip = Skip(model.get_submodule(gone.module), gone.items, gone.structure)
@@ -297,6 +312,23 @@ def _check_removed(model: nn.Module, cuts: Cuts) -> None:
             raise SurgeryError(
                 f"this manifest of cuts was applied already: '{gone.module}' is removed from this model. "
                 "Replay it on a fresh model of the class that was pruned."
+            )
+
+
+def _check_attributes(model: nn.Module, cuts: Cuts) -> None:
+    """Raise a SurgeryError for what is no number, or row of numbers, in a module of the model."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for change in cuts.attributes:
+        name = f"{change.module}.{change.attribute}".lstrip(".")
+        held = getattr(modules.get(change.module), change.attribute, None)
+        numbers = [
+            n for value in (held, change.new) for n in (value if isinstance(value, list | tuple) else [value])
+        ]
+        if change.module not in modules or not all(n is None or is_number(n) for n in numbers):
+            raise SurgeryError(
+                f"this manifest of cuts is of another architecture, or damaged: it sets '{name}' to "
+                f"{change.new!r}, and there it finds {type(held).__name__}. Replay it on a fresh model of the "
+                "class that was pruned."
             )
 
 

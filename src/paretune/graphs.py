@@ -37,11 +37,11 @@ def to_json(module: fx.GraphModule, own: Iterable[str]) -> list[dict[str, Any]]:
 
     own: names of tensors and modules that a fresh model has too; all other tensors are stored as they are.
     """
-    known = set(own)
-    return [_node(module, node, known) for node in module.graph.nodes]
+    known, unsaved = set(own), {name for name, _ in module.named_buffers()} - set(module.state_dict())
+    return [_node(module, node, known, unsaved) for node in module.graph.nodes]
 
 
-def _node(module: fx.GraphModule, node: fx.Node, own: set[str]) -> dict[str, Any]:
+def _node(module: fx.GraphModule, node: fx.Node, own: set[str], unsaved: set[str]) -> dict[str, Any]:
     import torch
 
     out: dict[str, Any] = {"name": node.name, "op": node.op}
@@ -59,6 +59,8 @@ def _node(module: fx.GraphModule, node: fx.Node, own: set[str]) -> dict[str, Any
         out["target"] = node.target
         if node.op == "get_attr" and node.target not in own:
             out["value"] = _tensor_to_json(_at(module, str(node.target)))
+        elif node.op == "get_attr" and node.target in unsaved:
+            out["holds"] = _size(_at(module, str(node.target)))
     if node.args:
         out["args"] = [_encode(argument) for argument in node.args]
     if node.kwargs:
@@ -212,7 +214,36 @@ def _stored(model: nn.Module, content: dict[str, Any], device: Any) -> Any:
     """Return the tensor that a node names: one of the model's, one computed from these, or one stored as it is."""
     if "folded" in content:
         return folded_weight(from_json(model, content["folded"]))
-    return _tensor_from_json(content["value"]).to(device) if "value" in content else _at(model, content["target"])
+    if "value" in content:
+        return _tensor_from_json(content["value"]).to(device)
+    own = _at(model, content["target"])
+    if "holds" in content and content["target"] not in model.state_dict():
+        _check_holds(content["target"], own, content["holds"])
+    return own
+
+
+def _size(tensor: torch.Tensor) -> dict[str, Any]:
+    """Return the shape of a tensor and the mean of its absolute finite values, by which another is known."""
+    finite = tensor.detach().abs().double()
+    finite = finite[finite.isfinite()]
+    return {"shape": list(tensor.shape), "mean": float(finite.mean()) if finite.numel() else 0.0}
+
+
+def _check_holds(name: str, tensor: torch.Tensor, holds: Mapping[str, Any]) -> None:
+    """Raise a SurgeryError for a buffer that is not saved with the weights and is another here.
+
+    A model may make one when it first runs, for the size of its input (ConViT).
+    """
+    if tensor.is_meta:
+        return
+    size = _size(tensor)
+    near = abs(size["mean"] - holds["mean"]) <= 1e-2 * abs(holds["mean"]) + 1e-6  # another type rounds
+    if size["shape"] != list(holds["shape"]) or not near:
+        raise SurgeryError(
+            f"the buffer '{name}' is not saved with the weights, and is not what it was for the manifest: its "
+            f"shape is {tuple(tensor.shape)}, and was {tuple(holds['shape'])}. A model that makes it when it "
+            "first runs has to run once before a replay: call it on an input like the example"
+        )
 
 
 def folded_weight(recipe: fx.GraphModule) -> nn.Parameter:

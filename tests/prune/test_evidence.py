@@ -398,7 +398,40 @@ def test_a_list_of_batches_is_read_as_what_a_loader_of_them_gives():
     model, x = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(12, 5)
     kept = [
         prune.channels(model, x[:2], ratio=0.5, score="wanda", data=data).model[0].weight
-        for data in ((x,), [x[:4], x[4:8], x[8:]], [(x[:6], torch.zeros(6)), (x[6:], torch.zeros(6))])
+        for data in (
+            (x,),
+            [x[:6], x[6:]],
+            [x[:4], x[4:8], x[8:]],
+            [(x[:6], torch.zeros(6)), (x[6:], torch.zeros(6))],
+        )
+    ]
+    assert all(torch.equal(kept[0], other) for other in kept[1:])
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(5, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, left, right):
+        return self.out((self.a(left) * self.b(right)).relu())
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_batches_of_all_that_the_model_takes_need_no_target(named):
+    x, y, z = torch.randn(12, 5), torch.randn(12, 4), torch.zeros(6)
+    model, halves = TwoInputs(), (slice(0, 6), slice(6, 12))
+    if named:
+        example = {"left": x[:2], "right": y[:2]}
+        bare = [{"left": x[h], "right": y[h]} for h in halves]
+        labelled = [batch | {"labels": z} for batch in bare]
+    else:
+        example, bare = (x[:2], y[:2]), [(x[h], y[h]) for h in halves]
+        labelled = [(*batch, z) for batch in bare]
+    loader = torch.utils.data.DataLoader(TensorDataset(x, y), batch_size=6)
+    kept = [
+        prune.channels(model, example, ratio=0.5, score="wanda", data=data).model.a.weight
+        for data in (bare, labelled, iter(bare), *(() if named else (loader,)))
     ]
     assert all(torch.equal(kept[0], other) for other in kept[1:])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from paretune.data import Batch, Data, map_tensors, split_batch, tensors_of
+from paretune.data import TARGET_KEYS, Batch, Data, map_tensors, split_batch, tensors_of
 from paretune.errors import InputError
 from paretune.prune._analysis import Analysis
 from paretune.prune._capture.capture import on_device_of
@@ -29,13 +29,14 @@ def reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Cal
     data = batches_of(data)
     if isinstance(data, list) and data and _are_batches(analysis.captured.example, data):
         data = BatchList(data)
-    raw = list(_limited(iter(data), samples)) if isinstance(data, BatchList) else None
-    source = None if raw is not None else Data(data, name="data")
+    split = partial(_split, analysis.captured.example)
+    raw = list(_limited(iter(data), samples, split)) if isinstance(data, BatchList) else None
+    source = None if raw is not None else Data(data, name="data", split=None if isinstance(data, Data) else split)
 
     def batches() -> Iterator[Batch]:
         if source is None:
             assert raw is not None
-            found: Iterator[Batch] = map(split_batch, raw)
+            found: Iterator[Batch] = map(split, raw)
         else:
             found = source.batches(shuffle=None if samples is None else (seed, 0), limit=samples)
         for inputs, target in found:
@@ -47,19 +48,24 @@ def reader(analysis: Analysis, data: Any, samples: int | None, seed: int) -> Cal
 
 
 def _are_batches(example: Any, parts: list[Any]) -> bool:
-    """Tell whether the elements of a list are batches as the example is one, rather than samples, or arrays.
-
-    Where an array of inputs and one of targets look alike, as a Task would take them, they are such.
-    """
-    bare = all(isinstance(part, Tensor) and part.dim() for part in parts)
-    if bare and len(parts) == len(tensors_of(example)) + 1 and len({len(part) for part in parts}) == 1:
-        return False
+    """Tell whether the elements of a list are batches as the example is one, rather than samples, or arrays."""
     try:
         for part in parts:
-            _check_inputs(example, split_batch(part)[0])
+            _check_inputs(example, _split(example, part)[0])
     except (KeyError, ValueError, InputError):
         return False
     return True
+
+
+def _split(example: Any, batch: Any) -> Batch:
+    """Split a batch as a Task does, but for one that holds what the model takes and no more: it has no target."""
+    if isinstance(example, Mapping) and isinstance(batch, Mapping):
+        target = next((key for key in TARGET_KEYS if key in batch and key not in example), None)
+        return {key: value for key, value in batch.items() if key != target}, batch.get(target)
+    several = isinstance(example, list | tuple) and len(example) > 1
+    if several and isinstance(batch, list | tuple) and len(batch) == len(example):
+        return tuple(batch), None
+    return split_batch(batch)
 
 
 def _check_inputs(example: Any, inputs: Any) -> None:
@@ -93,13 +99,13 @@ def _names(inputs: Any) -> str:
     return ", ".join(map(str, inputs)) if isinstance(inputs, Mapping) else "inputs by position"
 
 
-def _limited(batches: Iterator[Any], samples: int | None) -> Iterator[Any]:
+def _limited(batches: Iterator[Any], samples: int | None, split: Callable[[Any], Batch]) -> Iterator[Any]:
     seen = 0
     for batch in batches:
         if samples is not None and seen >= samples:
             return
         yield batch
-        seen += size_of(split_batch(batch)[0])
+        seen += size_of(split(batch)[0])
 
 
 def cut_to(size: int | None, batch: Batch) -> Iterator[Batch]:
