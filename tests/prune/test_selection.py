@@ -219,3 +219,9 @@ def test_counts_do_not_depend_on_what_was_counted_before():
     for _ in range(5):
         analysis = only(analysis, ["channels"])
         assert analysis.params == params == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_where_all_is_protected_that_could_go_a_note_says_so():
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    pruned = prune.channels(model, torch.randn(2, 5), ratio=0.5, protect=["*"])
+    assert pruned.widths == {} and pruned.notes[0].startswith("nothing was cut: what is protected is all")

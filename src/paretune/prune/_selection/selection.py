@@ -151,7 +151,8 @@ def select(
     after = {layer: int(kept(keep, made.units).sum()) for layer, made in lost.items()}
     whole = [f"{group.label} keeps its {group.width} channels: {why}" for group, why in unknown]
     told = bound.notes(removed) if bound is not None else ()
-    notes = (*_stuck(ranked, multiple), *_emptied(ranked, counts, asked or counts, multiple), *whole, *told)
+    none = () if free else ("nothing was cut: what is protected is all that could be",)
+    notes = (*none, *_stuck(ranked, multiple), *_emptied(ranked, counts, asked or counts, multiple), *whole, *told)
     return Selection(removed, after, notes, analysis.couplings.units.count)
 
 
