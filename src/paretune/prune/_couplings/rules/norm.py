@@ -33,14 +33,13 @@ def instance_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) ->
 def group_norm(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Couple the channels with the parameters; every group of channels must stay as large as the others.
 
-    With one channel for each group it is instance norm, and channels go with their groups.
+    With one channel for each group, channels go with their groups, and each has statistics of its own.
     """
     axes = state.axes(arguments["input"])
-    if arguments["num_groups"] == len(axes[1]):
-        return instance_norm(state, node, arguments)
-    if arguments["num_groups"] > 1:
+    alone = arguments["num_groups"] == len(axes[1])
+    if arguments["num_groups"] > 1 and not alone:
         balance(state, node, axes[1], int(arguments["num_groups"]))
-    for index, axis in enumerate(axes[1:], 1):
+    for index, axis in list(enumerate(axes))[2 if alone else 1 :]:
         state.mask(node, arguments["input"], index, axis, statistic=True)
     _couple(state, axes[1], arguments, ("weight", "bias"))
     return axes
