@@ -15,6 +15,8 @@ from paretune.errors import InputError, VerificationError
 from paretune.export import certify, export_onnx, run_file, save, strip
 from paretune.export._verify import batch_checks
 from paretune.files import sha256
+from paretune.quantize._static import saturates
+from paretune.target import fingerprint
 from paretune.task import Task
 
 
@@ -130,6 +132,7 @@ def int8_file(residual_export, residual_task, tmp_path_factory):
     quantize_static(
         source, folder / "int8.onnx", Reader(residual_task.val[0].numpy()), quant_format=QuantFormat.QDQ,
         per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        reduce_range=saturates(fingerprint()),
     )  # fmt: skip
     return folder / "int8.onnx", source
 

@@ -41,7 +41,7 @@ def static(
     method: str = "mse",
     percentile: float = 99.99,
     per_channel: bool = True,
-    reduce_range: bool = False,
+    reduce_range: bool | Literal["auto"] = "auto",
     skip: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """Return a new graph that computes in INT8 what ONNX Runtime has integer kernels for; its ends stay float.
@@ -49,7 +49,7 @@ def static(
     graph: a float graph as exported, opset 13 or newer. batches: input name -> array, read once.
     method: a name of `calibrations`; percentile: for the method of that name.
     per_channel: one weight scale for each output channel, not one in all.
-    reduce_range: 7-bit weights, where 8-bit products saturate (x86 without VNNI).
+    reduce_range: 7-bit weights, because 8-bit products saturate on x86 without VNNI; "auto" asks the CPU for it.
     skip: globs over node names, or over module names (`layer1.*`), that stay in float.
     """
     if bits != 8:
@@ -67,7 +67,8 @@ def static(
     if method == "percentile":
         choose = partial(choose, percentile=percentile)
     ranges = _ranges(model, plan, batches, choose)
-    Writer(model.graph, plan, ranges, largest=64 if reduce_range else 127, per_channel=per_channel).write()
+    reduced = saturates(fingerprint()) if reduce_range == "auto" else reduce_range
+    Writer(model.graph, plan, ranges, largest=64 if reduced else 127, per_channel=per_channel).write()
     return model
 
 
@@ -134,8 +135,7 @@ class Static(GraphStep):
 
     def apply_graph(self, graph: onnx.ModelProto, task: Task, context: Context) -> onnx.ModelProto:
         """Return the INT8 graph; the float one is not changed."""
-        reduced = saturates(fingerprint()) if self.reduce_range == "auto" else self.reduce_range
-        if reduced and self.reduce_range == "auto":
+        if self.reduce_range == "auto" and saturates(fingerprint()):
             note = "this CPU has no VNNI: 8-bit products would saturate, so weights have 7 bits (reduce_range)"
             context.emit("note", {"step": self.name, "text": note})
         model = canonical(graph)
@@ -148,7 +148,7 @@ class Static(GraphStep):
             method=self.method,
             percentile=self.percentile,
             per_channel=self.per_channel,
-            reduce_range=reduced,
+            reduce_range=self.reduce_range,
             skip=self.skip,
         )
 

@@ -172,7 +172,9 @@ class Writer:
         channel = axis if self.per_channel else None
         scales = weight_scales(values, channel)
         shape = [-1 if a == channel else 1 for a in range(values.ndim)]
-        name, _ = self._int8(weight, values, scales, channel, named=False)
+        name, _ = self._int8(
+            weight, values, scales, channel, named=False, largest=127
+        )  # float sums do not saturate
         wide = self._initializer(f"{name}:scales", scales if channel is None else scales.reshape(shape))
         real = f"{name}:real"
         if real not in self.made:
@@ -182,14 +184,21 @@ class Writer:
         return real
 
     def _int8(
-        self, weight: str, values: np.ndarray, scales: np.ndarray, axis: int | None, named: bool = True
+        self,
+        weight: str,
+        values: np.ndarray,
+        scales: np.ndarray,
+        axis: int | None,
+        named: bool = True,
+        largest: int | None = None,
     ) -> tuple[str, str]:
         """Return the names of int8 weights and of their scales; made once for nodes that share both."""
+        largest = self.largest if largest is None else largest
         key = (weight, axis, scales.tobytes())
         if key not in self.weights:
             again = sum(other[0] == weight for other in self.weights)
             name = self._initializer(
-                f"{weight}{INTEGERS}{again or ''}", quantize_weight(values, scales, axis, self.largest)
+                f"{weight}{INTEGERS}{again or ''}", quantize_weight(values, scales, axis, largest)
             )
             self.weights[key] = name, scales, self._initializer(f"{name}:scale", scales) if named else ""
         name, _, scales_name = self.weights[key]
