@@ -34,6 +34,13 @@ class Skip(nn.Module):
         if structure:
             _structure(structure)  # what cannot be read is told when the cuts are replayed
 
+    def __getattr__(self, name: str) -> Any:
+        """Return a parameter, buffer or module of that name, as of any module: there is none."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(f"the code around a removed block reads its attribute '{name}'") from None
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the first argument, or the items that the manifest names; an argument not given is None."""
         given = bind(self._positional, args, kwargs)

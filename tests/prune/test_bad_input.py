@@ -58,6 +58,13 @@ def test_a_ratio_is_a_number_from_0_to_below_1(analysis, ratio):
         prune.Channels(ratio=ratio if ratio is not True else "yes")
 
 
+@pytest.mark.parametrize("name", ["macs", "params", "size"])
+@pytest.mark.parametrize("amount", [1.5, "9"])
+def test_a_number_just_above_1_is_no_amount(analysis, name, amount):
+    with pytest.raises(InputError, match=rf"{name}={amount} is neither a fraction to keep, .* nor an amount"):
+        prune.select(analysis, **{name: amount})
+
+
 @pytest.mark.parametrize("name", ["macs", "params", "size", "latency"])
 @pytest.mark.parametrize("amount", [0, -1, math.nan, [1], True, "0", "0.0x", "1.5x", "x", "10%"])
 def test_an_amount_is_a_part_or_a_number_with_a_unit(analysis, name, amount):
@@ -140,6 +147,8 @@ def test_a_function_of_one_structure_takes_what_channels_takes_and_no_other_stru
         prune.neurons(net(), ROWS, structures="heads")
     with pytest.raises(InputError, match=r"rato=0.5: this function takes .*Did you mean 'ratio'\?"):
         prune.heads(net(), ROWS, rato=0.5)
+    with pytest.raises(InputError, match=r"within='yes' must be True, for widths inside the heads, or False"):
+        prune.heads(net(), ROWS, within="yes")
     with pytest.raises(InputError, match=r"repair=256 must be True, False or None; .* samples="):
         prune.channels(net(), ROWS, ratio=0.5, repair=256)
 
@@ -427,11 +436,16 @@ def test_data_that_a_score_cannot_use(analysis, data, message):
         prune.select(analysis, ratio=0.5, score="taylor", data=data, loss="cross_entropy")
 
 
+def loss_with_a_full_stop(output, target):
+    raise IndexError("Target 7 is out of bounds.")
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
         ("cross_entropi", r"no loss 'cross_entropi'\. Did you mean 'cross_entropy'\?"),
         (lambda output: output.sum(), r"the loss failed on a batch of the data: TypeError: .*takes 1 positional"),
+        (loss_with_a_full_stop, r"IndexError: Target 7 is out of bounds \(at .*\)\. It was given"),
         (lambda output, target: output, r"the loss has shape \(16, 3\); it must give a scalar tensor, the mean"),
         (lambda output, target: 1.0, "the loss gives a float; it must give a scalar tensor"),
         (

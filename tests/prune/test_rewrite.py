@@ -128,6 +128,39 @@ def test_an_axis_that_a_cut_brings_down_to_one_is_not_squeezed():
     torch.testing.assert_close(graph(image), expected, rtol=0, atol=1e-12)
 
 
+def double(x):
+    x[:, ::2] *= 2
+    return x
+
+
+def shift_inside(x):
+    x[:, ::2][:, 1:].mul_(3).add_(1)
+    return x
+
+
+def exchange(x):
+    x[:, ::2] = x[:, 1::2] * 2
+    return x
+
+
+@pytest.mark.parametrize("function", [double, shift_inside])
+def test_what_is_written_to_every_second_channel_stays_written(function):
+    """Positions 1 and 4 of 6 go: what was a view in even steps is a copy then, of 0 and 2 among 0, 2, 3, 5."""
+    model = Between(lambda x: function(x.clone()), 6).double()
+    graph, _ = cut(model, ROWS, GONE)
+    hidden = model.a(ROWS)
+    hidden = function(hidden.clone())[:, STAYS]
+    expected = hidden @ model.b.weight[:, STAYS].T + model.b.bias
+    assert torch.allclose(graph(ROWS), expected, rtol=0, atol=1e-12)
+
+
+def test_a_model_that_writes_to_every_second_channel_is_pruned_with_no_note_of_a_mistake():
+    for function in (double, shift_inside, exchange):
+        pruned = prune.channels(Between(function, 6).double(), ROWS, ratio=0.4, score="l1")
+        assert pruned.widths["a"] < 6
+        assert not any("mistake" in str(note) for note in pruned.notes)
+
+
 def test_attention_keeps_the_scale_of_the_width_that_there_was():
     class Attention(nn.Module):
         def __init__(self):

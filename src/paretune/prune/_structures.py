@@ -24,6 +24,8 @@ def heads(model: nn.Module, example: Any, *, within: bool = False, **how: Any) -
 
     Source: Michel et al., "Are Sixteen Heads Really Better than One?", NeurIPS 2019, arXiv:1905.10650.
     """
+    if not isinstance(within, bool):
+        raise InputError(f"within={within!r} must be True, for widths inside the heads, or False, for whole heads")
     return _only(("query_key", "value") if within else ("heads",), model, example, how)
 
 

@@ -196,7 +196,7 @@ def line_of_error(error: BaseException) -> str:
 
 def in_words(error: BaseException) -> str:
     """Return an error of the model's own code in one line, with the line of it."""
-    return f"{type(error).__name__}: {_first_line(error)[:200]}{_at(error)}"
+    return f"{type(error).__name__}: {_first_line(error)[:200].rstrip('.')}{_at(error)}"
 
 
 def _at(error: BaseException) -> str:

@@ -300,7 +300,8 @@ def _apart(pool: Sequence[Block]) -> list[Block]:
 def _asked(choice: Choice, pool: Sequence[Block]) -> int:
     """Return how many blocks are to go: all of them where a target of MACs decides."""
     if choice.count is not None and choice.count > len(pool):
-        raise InputError(f"prune.blocks: count={choice.count}, and only {len(pool)} blocks can go: {_list(pool)}")
+        which = f": {_list(pool)}" if pool else ", the others are protected"
+        raise InputError(f"prune.blocks: count={choice.count}, and only {len(pool)} blocks can go{which}")
     if choice.ratio is not None:
         return int(choice.ratio * len(pool) + 1e-9)
     return len(pool) if choice.count is None else choice.count

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from paretune.measurement import Latency
     from paretune.prune._analysis import Analysis
 
+LEAST = 10
+"""Of an amount that is counted; a number above 1 and below it was meant as a fraction."""
 COUNTS = {"K": 1e3, "M": 1e6, "G": 1e9}
 BYTES = {**SIZE_UNITS, "GB": 1e9, "GiB": 1024.0**3}
 BUDGETS: dict[str, tuple[dict[str, float], str, str]] = {
@@ -79,6 +81,11 @@ def target_amount(name: str, value: float | str, full: float, step: str = "prune
         raise InputError(
             f"{step}: {name}={value} must be above 0 and at most 1, or an amount like '{example}'; "
             f"{name}=0.5 keeps half of the {'time' if name == 'latency' else what}"
+        )
+    if not relative and name != "latency" and number < LEAST:
+        raise InputError(
+            f"{step}: {name}={value} is neither a fraction to keep, at most 1, nor an amount that a model "
+            f"can have ({number:g} {what}); {name}=0.5 keeps half, and an amount is written like '{example}'"
         )
     return number * full if relative else number
 

@@ -68,6 +68,8 @@ class _Rewriter(Builder):
             if node in self.copies:
                 self._cut_constant(node)
         self._left_out = {node for final, (source, *_) in self._picked.items() for node in _between(source, final)}
+        self._views: dict[fx.Node, tuple[Any, int, fx.Node | None]] = {}
+        """View -> what it is a view of, the axis, and the positions there if it is a copy by now."""
 
     def rewrite(self, node: fx.Node) -> None:
         """Append what stands for a node after the cut."""
@@ -90,6 +92,7 @@ class _Rewriter(Builder):
                 # how a tensor lies in memory may depend on its widths, and with it whether a view can be had
                 target = aten.reshape.default if call.target is aten.view.default else call.target
                 self.add(node, target, call.args, call.kwargs)
+                self._write_back(node)
         if call.narrow:
             self._narrow(node)
 
@@ -139,6 +142,29 @@ class _Rewriter(Builder):
             return self.call(aten.slice.Tensor, value, dim, int(wanted[0]), int(wanted[-1]) + 1)
         name = f"positions_{len(self.graph.nodes)}"
         return self.call(aten.index_select.default, value, dim, self.constant(name, torch.from_numpy(wanted)))
+
+    def view(self, value: Any, dim: int, parent: Axis, positions: NDArray[np.int64]) -> Any:
+        """Read given positions as `pick` does; what is written there later is written to the value too."""
+        copy = self.pick(value, dim, parent, positions)
+        if copy is not value:
+            is_copy = copy.target is aten.index_select.default
+            self._views[copy] = (value, dim, copy.args[2] if is_copy else None)
+        return copy
+
+    def _write_back(self, node: fx.Node) -> None:
+        """Note views of views; where a node writes to one that became a copy, write to what it was a view of."""
+        written = self.copies[node]
+        read = written.args[0] if written.args else None
+        if read not in self._views or not _aliases(node):
+            return
+        self._views[written] = self._views[read] if _writes(node) else (read, 0, None)
+        if not _writes(node):
+            return
+        while written in self._views:
+            value, dim, positions = self._views[written]
+            if positions is not None:
+                self.call(aten.index_copy_.default, value, dim, positions, written)
+            written = value
 
     def _narrow(self, node: fx.Node) -> None:
         """Leave out what is not needed of a tensor that is made of numbers."""
@@ -234,6 +260,22 @@ class _Call:
         return axis_index(self.get(name, 0), rank)
 
 
+def _aliases(node: fx.Node) -> bool:
+    """Say whether an operator returns its first argument or a view of it."""
+    return _alias(node) is not None
+
+
+def _writes(node: fx.Node) -> bool:
+    """Say whether an operator writes to its first argument."""
+    alias = _alias(node)
+    return alias is not None and alias.is_write
+
+
+def _alias(node: fx.Node) -> Any:
+    schema = getattr(node.target, "_schema", None)
+    return schema.arguments[0].alias_info if schema and schema.arguments else None
+
+
 def _between(source: fx.Node, final: fx.Node) -> list[fx.Node]:
     found, node = [], final.args[0]
     while isinstance(node, fx.Node) and node is not source:
@@ -267,7 +309,7 @@ def _slice(call: _Call) -> Any:
     if not call.rewriter.changed(parent):
         return None
     positions = np.arange(len(parent))[slice(call.get("start"), call.get("end"), call.get("step"))]
-    return call.rewriter.pick(call.rewriter.copies[call.get("self")], dim, parent, positions)
+    return call.rewriter.view(call.rewriter.copies[call.get("self")], dim, parent, positions)
 
 
 def _select(call: _Call) -> None:
