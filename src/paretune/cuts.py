@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from paretune import masks as masking
 from paretune.errors import SurgeryError, is_number, nearest
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class Cuts:
     """Where weights that forward computes were folded: the nodes of the graph that was cut."""
     graph: tuple[dict[str, Any], ...] = ()
     """Form "graph": the nodes of the rewritten graph (`paretune.graphs`), run in place of the model's forward."""
+    masks: tuple[masking.Mask, ...] = ()
+    """Weights that are zero and stay zero; a manifest that has some cuts nothing."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain JSON values."""
@@ -99,6 +102,7 @@ class Cuts:
             "form": self.form,
             "base": list(self.base),
             "graph": list(self.graph),
+            "masks": [{"tensor": m.tensor, "shape": list(m.shape), "bits": m.bits} for m in self.masks],
         }
 
     @classmethod
@@ -126,6 +130,7 @@ class Cuts:
             form=content["form"],
             base=tuple(content.get("base", ())),
             graph=tuple(content.get("graph", ())),
+            masks=tuple(masking.Mask(m["tensor"], tuple(m["shape"]), m["bits"]) for m in content.get("masks", ())),
         )
 
 
@@ -155,12 +160,14 @@ def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
     from paretune._skip import Skip
     from paretune.graphs import from_json
 
+    stays = {mask.tensor: mask.stays() for mask in cuts.masks}  # a damaged one is refused before anything changes
     fold_parametrizations(model, cuts.folded)
     if cuts.base:
         model = from_json(model, list(cuts.base))
     _check_removed(model, cuts)
     _check_shapes(model, cuts)
     _check_attributes(model, cuts)
+    masking.check(model, cuts.masks)
     for gone in cuts.removed:
         parent, _, child = gone.module.rpartition(".")
         skip = Skip(model.get_submodule(gone.module), gone.items, gone.structure)
@@ -176,6 +183,7 @@ def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
     for change in cuts.attributes:
         holder = model.get_submodule(change.module)
         setattr(holder, change.attribute, _like(getattr(holder, change.attribute, None), change.new))
+    masking.apply(model, stays)
     forget(model)
     return from_json(model, list(cuts.graph)) if cuts.form == "graph" else model
 

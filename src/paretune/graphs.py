@@ -15,6 +15,7 @@ import sys
 from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from paretune import masks
 from paretune.errors import SurgeryError
 
 if TYPE_CHECKING:
@@ -177,7 +178,9 @@ def from_json(model: nn.Module, nodes: list[dict[str, Any]]) -> fx.GraphModule:
             if target is builtins.getattr and (args[1:] not in [(name,) for name in _ASKED] or kwargs):
                 raise _not_ours("getattr")
         made[name] = graph.create_node(op, target, args, kwargs, name=name)
-    return module_over(own, graph, saved=model.state_dict(), training=model.training)
+    module = module_over(own, graph, saved=model.state_dict(), training=model.training)
+    masks.carry(model, module)
+    return module
 
 
 def _check_names(op: Any, target: Any, kwargs: Mapping[str, Any]) -> None:

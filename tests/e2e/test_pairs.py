@@ -10,7 +10,8 @@ from paretune.checkpoint import State
 from paretune.data import call
 from paretune.distill import Distill
 from paretune.export import certify, export_onnx, save, strip
-from paretune.prune import Channels
+from paretune.masks import masked
+from paretune.prune import Channels, Weights
 from paretune.quantize import Static
 from paretune.recipe import Context, Step
 from paretune.task import Task
@@ -21,6 +22,7 @@ STEPS: dict[str, Step] = {
     "train": Train(**FIXED),
     "prune": Channels(ratio=0.3, recalibrate=64),
     "distill": Distill(**FIXED),
+    "weights": Weights(ratio=0.6, recalibrate=64),
 }
 
 
@@ -34,6 +36,13 @@ def test_each_pair_of_steps_then_int8(pair: tuple[str, str], trained_task: Task,
     before = sum(p.numel() for p in teacher.parameters())
     after = sum(p.numel() for p in model.parameters())
     assert (after < before) == ("prune" in pair)
+    sparse = [parameter for parameter in masked(model).values() if parameter.numel()]
+    if "weights" in pair:  # a cut may take more of the zeros, or of the others
+        zeros = sum(int((parameter == 0).sum()) for parameter in sparse)
+        assert zeros > 0.3 * sum(parameter.numel() for parameter in sparse)
+        assert pair[-1] == "prune" or zeros >= int(0.6 * sum(parameter.numel() for parameter in sparse))
+    else:
+        assert not sparse
 
     State(model.state_dict(), cuts).save(tmp_path / "m.safetensors")
     loaded = State.load(tmp_path / "m.safetensors").onto(trained_task.build()).eval()

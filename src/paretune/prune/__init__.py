@@ -14,6 +14,7 @@ from paretune.prune._depth.blocks import Blocks, blocks
 from paretune.prune._n_m import n_m
 from paretune.prune._repair.repair import Repaired, repair
 from paretune.prune._selection.selection import select
+from paretune.prune._sparse.weights import Weights, weights
 from paretune.prune._structures import embedding, experts, heads, neurons
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Pruned",
     "Repaired",
     "Selection",
+    "Weights",
     "analyze",
     "blocks",
     "channels",
@@ -40,4 +42,5 @@ __all__ = [
     "repair",
     "replay",
     "select",
+    "weights",
 ]

@@ -59,7 +59,8 @@ class Pruned:
     unprunable: tuple[tuple[str, str, str], ...]
     """(layer, reason, what would make it prunable), for layers that cannot lose a channel."""
     before: dict[str, int]
-    """{"macs": for one sample, "params": tied ones once} of the model as given."""
+    """{"macs": for one sample, "params": tied ones once} of the model as given; `prune.weights` counts
+    "nonzero" parameters instead of MACs."""
     after: dict[str, int]
     widths: dict[str, int]
     """Channels that the first layer of each group keeps, for the groups that lost some."""

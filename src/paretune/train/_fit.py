@@ -23,6 +23,7 @@ from paretune.checkpoint import digest
 from paretune.data import Batch, tensors_of
 from paretune.errors import DataError, RunError, TaskError
 from paretune.evaluation import evaluate
+from paretune.masks import held, masked
 from paretune.recipe import Context
 from paretune.task import Task
 from paretune.train._checkpoints import Checkpoints, Progress, named_tensors
@@ -135,7 +136,8 @@ def fit(
     size, steps, notes = _plan(model, task, training)
     identity = {
         "training": dataclasses.asdict(training), "seed": context.seed, "objective": objective_key,
-        "keep_best": keep_best, "weights": [digest(named_tensors(module)) for module in (model, *companions)],
+        "keep_best": keep_best, "masked": list(masked(model)),
+        "weights": [digest(named_tensors(module)) for module in (model, *companions)],
     }  # fmt: skip
     checkpoints = Checkpoints(context.folder, identity, lambda text: context.emit("warning", {"text": text}))
     objective = objective or task_objective(task, training.label_smoothing)
@@ -157,14 +159,15 @@ def fit(
     if not found:
         checkpoints.save(model, stepper, progress, run.how)  # epoch 0: what `auto` chose survives a kill
 
-    while len(progress.curve) < training.epochs and not progress.stopped:
-        started = time.perf_counter()
-        record = _epoch(run, stepper, len(progress.curve))
-        record |= _validate(run)
-        _judge(run, progress, record)
-        progress.curve.append(record | {"best": progress.best, "seconds": time.perf_counter() - started})
-        checkpoints.save(model, stepper, progress, run.how)
-        context.emit("epoch", progress.curve[-1])
+    with held(model):
+        while len(progress.curve) < training.epochs and not progress.stopped:
+            started = time.perf_counter()
+            record = _epoch(run, stepper, len(progress.curve))
+            record |= _validate(run)
+            _judge(run, progress, record)
+            progress.curve.append(record | {"best": progress.best, "seconds": time.perf_counter() - started})
+            checkpoints.save(model, stepper, progress, run.how)
+            context.emit("epoch", progress.curve[-1])
 
     if progress.best_weights:
         model.load_state_dict(progress.best_weights)

@@ -16,8 +16,8 @@ statistics of what it reads now, and a scale and shift that leave its output as 
 what was repaired (`norms`). To recalibrate it without them would undo a part of the repair: least squares shrinks
 what it cannot predict, and the old variance keeps it so.
 
-Not repaired: attention scores, which no weight reads; recurrent layers and weights that are used more than once,
-which are named.
+Not repaired: attention scores, which no weight reads; recurrent layers, weights that are used more than once and
+masked weights, whose zeros stay zero; they are named.
 
 Sources: Zhang and Yang, "CORP: Closed-Form One-shot Representation-Preserving Structured Pruning for
 Transformers", arXiv:2602.05243 (ridge regression, folded into the weights); He, Zhang and Sun, "Channel Pruning
@@ -38,6 +38,7 @@ from torch import Tensor, fx
 from paretune.cuts import Cuts, cut_tensor
 from paretune.data import kept_random_state
 from paretune.errors import InputError
+from paretune.masks import masked
 from paretune.prune._capture.given import unchanged
 from paretune.prune._couplings.couplings import Couplings, Slice
 from paretune.prune._couplings.couplings import arguments as named
@@ -180,8 +181,12 @@ def _layers(analysis: Analysis, keep: Keep, *, every: bool) -> tuple[list[_Layer
     first = next((order[read.node] for read in reads if id(read) in lost), len(order))
     found: dict[fx.Node, tuple[Slice, fx.Node, Matrix, Tensor]] = {}
     left: dict[str, str] = {}
+    sparse = masked(analysis.model)
     for read in reads:
-        if id(read) in lost or (every and order[read.node] > first):
+        if read.tensor in sparse:
+            if id(read) in lost:
+                left[layer_name(read.tensor)] = "its weights are masked, and zeros stay zero"
+        elif id(read) in lost or (every and order[read.node] > first):
             try:
                 weight, matrix = only_use(state, graph, read.tensor), matrix_of(state, read)
                 found[read.node] = read, weight, matrix, _even(matrix.weight(_stays(analysis, keep, read.tensor)))

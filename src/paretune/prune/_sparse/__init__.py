@@ -1,0 +1,1 @@
+"""Unstructured pruning: single weights, or units of them, become zero; shapes stay as they are."""
