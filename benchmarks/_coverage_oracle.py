@@ -1,8 +1,8 @@
 """The oracle of `surgery_coverage.py`, which knows nothing of paretune's analysis.
 
 It reads the manifest alone: in a copy of the uncut model every slice that the manifest removes is set to zero, and
-every norm over channels is told to compute its statistics over those that stay. Outputs and gradients must then be
-those of the pruned model.
+every norm over channels is told to compute its statistics over those that stay; a softmax leaves out what is zero for
+every row and sample, as products of removed channels are. Outputs and gradients must then be those of the pruned model.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softmax
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import _coverage_cut
@@ -96,10 +98,26 @@ def gaps_of(model: nn.Module, pruned: Any, inputs: Inputs, dtype: torch.dtype) -
     before = uncut(model, pruned.cuts).to(dtype).eval()
     gaps = {"changed": worst(outputs(before, example[2]), got[2])}
     masked(before, pruned.cuts)
-    for batch in (1, 2):
-        gaps[f"batch_{batch}"] = worst(outputs(before, example[batch]), got[batch])
-    gaps["gradients"] = _gradient_gap(gradients(before, example[2]), found, pruned.cuts)
+    with _SoftmaxOnKept():
+        for batch in (1, 2):
+            gaps[f"batch_{batch}"] = worst(outputs(before, example[batch]), got[batch])
+        gaps["gradients"] = _gradient_gap(gradients(before, example[2]), found, pruned.cuts)
     return gaps
+
+
+class _SoftmaxOnKept(TorchFunctionMode):
+    """Leaves out of every softmax the columns that are exactly zero everywhere: attention between channels."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (softmax, torch.softmax, Tensor.softmax):
+            value, *rest = args if args else (kwargs.pop("input"),)
+            dim = (rest[0] if rest else kwargs["dim"]) % value.dim()
+            others = [axis for axis in range(value.dim()) if axis != dim]
+            gone = (value.detach() == 0).all(dim=others, keepdim=True) if others else value.detach() == 0
+            if bool(gone.any()) and not bool(gone.all()):
+                args = (value.masked_fill(gone, -math.inf), *rest)
+        return func(*args, **kwargs)
 
 
 def uncut(model: nn.Module, cuts: Cuts) -> nn.Module:
