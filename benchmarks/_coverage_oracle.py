@@ -1,8 +1,9 @@
 """The oracle of `surgery_coverage.py`, which knows nothing of paretune's analysis.
 
 It reads the manifest alone: in a copy of the uncut model every slice that the manifest removes is set to zero, and
-every norm over channels is told to compute its statistics over those that stay; a softmax leaves out what is zero for
-every row and sample, as products of removed channels are. Outputs and gradients must then be those of the pruned model.
+every norm over channels is told to compute its statistics over those that stay; a softmax leaves out what is zero
+for every row and sample, as products of removed channels are. Outputs and gradients must then be those of the
+pruned model.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import _cifar10
+import _mnist
 from _arms import WORK, Arms, estimate
 from _common import RESULTS, Result, run, say
 from _finetune import threads
@@ -40,7 +41,7 @@ from paretune.prune._selection.selection import BLIND, SEEING
 from paretune.recipe import Context
 from paretune.task import Task
 from paretune.train import fit
-from paretune.zoo import csv, idx, lenet_300_100
+from paretune.zoo import csv
 
 SHARED = _cifar10.SHARED
 SCOPES, QUICK_SCOPES = ("global", "isomorphic"), ("global",)
@@ -207,22 +208,7 @@ def _cell(rows: Sequence[dict[str, Any]], way: tuple[str, str], network: str) ->
 
 def mlp(quick: bool, folder: Path) -> Subject:
     """Return LeNet-300-100 on MNIST, trained here."""
-    parts = [idx(SHARED / "mnist" / f"{name}.gz") for name in (
-        "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
-    )]  # fmt: skip
-    images, labels, test_images, test_labels = (
-        torch.from_numpy(part.astype(np.float32)[:, None] / 255 if part.ndim == 3 else part.astype(np.int64))
-        for part in parts
-    )
-    trained = 5000 if quick else 55_000
-    task = Task(
-        name="mlp MNIST",
-        model=lenet_300_100,
-        train=(images[:trained], labels[:trained]),
-        val=(images[55_000:], labels[55_000:]),
-        test=(test_images[:QUICK_TEST], test_labels[:QUICK_TEST]) if quick else (test_images, test_labels),
-        batch_size=128,
-    )
+    task = _mnist.make_task(quick)
     return trained_first("mlp", task, folder, epochs=1 if quick else 6, then=1 if quick else EPOCHS, lr=1e-3)
 
 

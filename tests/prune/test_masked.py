@@ -7,7 +7,7 @@ from torch import nn
 
 from paretune import prune
 from paretune.prune._deliver import masked_outputs
-from paretune.prune._surgery.masked import Masked
+from paretune.prune._surgery.masked import _STATISTICS, Masked
 
 GONE, STAYS = [1, 4], [0, 2, 3, 5]
 ROWS = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -209,6 +209,30 @@ def test_what_is_removed_flows_on_to_whoever_reads_it_all_the_same():
     x = model.a(ROWS)
     expected = F.linear(x[..., [0, 2, 3, 4, 5]], model.b.weight[:, [0, 2, 3, 4, 5]], model.b.bias) + x
     torch.testing.assert_close(graph.run(ROWS), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("norm", "image"), [("layer_norm", False), ("group_norm", True)])
+def test_what_is_removed_is_normalised_as_it_was(norm, image):
+    """By what stays it could grow without bound: in gMixer, 24 gated blocks deep, it overflowed."""
+    x = torch.randn(2, 6, 3, 3, dtype=torch.float64) if image else torch.randn(2, 5, 6, dtype=torch.float64)
+    gone = torch.zeros(6, dtype=torch.bool)
+    gone[GONE] = True
+    far = x.clone()
+    channel = 1 if image else -1
+    far.index_fill_(channel, torch.tensor(GONE), 1e6)
+    gone = gone[:, None, None] if image else gone
+    whole = (
+        {"num_groups": 2, "eps": 1e-5} if image else {"normalized_shape": [6], "eps": 1e-5, "cudnn_enable": True}
+    )
+    out = _STATISTICS[norm](far, gone, whole)
+    plain = F.group_norm(far, 2) if image else F.layer_norm(far, [6])
+    places = torch.tensor(GONE)
+    assert torch.allclose(out.index_select(channel, places), plain.index_select(channel, places))
+    assert out.abs().max() < 100
+    stays = torch.tensor(STAYS)
+    kept = x.index_select(channel, stays)
+    alone = F.group_norm(kept, 2) if image else F.layer_norm(kept, [4])
+    assert torch.allclose(out.index_select(channel, stays), alone)
 
 
 def test_masks_of_one_call_leave_the_next_as_it_was():

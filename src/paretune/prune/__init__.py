@@ -12,6 +12,8 @@ from paretune.prune._couplings.groups import STRUCTURES, Group
 from paretune.prune._cut import Prediction, Pruned, Selection, cut, predict
 from paretune.prune._depth.blocks import Blocks, blocks
 from paretune.prune._n_m import n_m
+from paretune.prune._neighbours.neighbours import Merged, Neighbours, neighbours
+from paretune.prune._neighbours.tree import Branch, removal_tree
 from paretune.prune._repair.repair import Repaired, repair
 from paretune.prune._selection.selection import select
 from paretune.prune._sparse.weights import Weights, weights
@@ -21,9 +23,12 @@ __all__ = [
     "STRUCTURES",
     "Analysis",
     "Blocks",
+    "Branch",
     "Channels",
     "Group",
     "Layer",
+    "Merged",
+    "Neighbours",
     "Prediction",
     "Pruned",
     "Repaired",
@@ -37,8 +42,10 @@ __all__ = [
     "experts",
     "heads",
     "n_m",
+    "neighbours",
     "neurons",
     "predict",
+    "removal_tree",
     "repair",
     "replay",
     "select",

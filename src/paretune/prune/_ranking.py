@@ -177,7 +177,7 @@ def kinds(state: Couplings, groups: Sequence[Group], parts: Sequence[Part]) -> l
 
 def _order(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.float64]]) -> list[Ranked]:
     """Rank the bundles of every group: in each part the lowest first, what must stay left out."""
-    stay = _anchors(state, groups, scores)
+    stay = anchors(state, groups, scores)
     ranked = []
     for group, values in zip(groups, scores, strict=True):
         anchored = stay[group.blocks]
@@ -225,7 +225,7 @@ def by_makers(state: Couplings, ranked: Ranked) -> list[Ranked]:
     return found
 
 
-def _anchors(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.float64]]) -> NDArray[np.bool_]:
+def anchors(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.float64]]) -> NDArray[np.bool_]:
     """Return the units that must stay so that no axis of any tensor is emptied: the best of each such axis."""
     units = state.units
     value = np.full(units.count + 1, -np.inf)

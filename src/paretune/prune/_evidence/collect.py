@@ -147,7 +147,7 @@ class Collector:
                     look = self._look_at_output(where, place, lambda: size)
                     run.after[where.node.name].append(look)
             else:
-                read = _input_of(self.state, where)
+                read = input_of(self.state, where)
                 if read is not None and self._runs(where):
                     source, axis = read
                     look = self._look_at_input(where, axis, lambda: size)
@@ -429,7 +429,7 @@ def _output_of(state: Couplings, made: Slice) -> int | None:
     return _axis_of(state, state.values.get(made.node), made.units)
 
 
-def _input_of(state: Couplings, read: Slice) -> tuple[fx.Node, int] | None:
+def input_of(state: Couplings, read: Slice) -> tuple[fx.Node, int] | None:
     """Return (the node that a layer reads its channels from, the axis along which they lie)."""
     given = named(read.node)
     if operator_of(read.node).startswith("conv_transpose") and given.get("groups") != 1:

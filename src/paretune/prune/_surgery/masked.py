@@ -84,8 +84,16 @@ def _mean(x: torch.Tensor, gone: torch.Tensor, dims: list[int]) -> torch.Tensor:
 def _normalised(
     x: torch.Tensor, gone: torch.Tensor, dims: list[int], epsilon: float, *, centre: bool
 ) -> torch.Tensor:
-    x = x - _mean(x, gone, dims) if centre else x
-    return x * torch.rsqrt(_mean(x.square(), gone, dims) + epsilon)
+    """Normalise by the statistics of what stays; what goes by those of all, as it did.
+
+    By the others' statistics it could grow from block to block without bound, to infinity in a deep gated network.
+    """
+
+    def by(of: torch.Tensor) -> torch.Tensor:
+        centred = x - _mean(x, of, dims) if centre else x
+        return centred * torch.rsqrt(_mean(centred.square(), of, dims) + epsilon)
+
+    return torch.where(gone, by(torch.zeros_like(gone)), by(gone))
 
 
 def _layer_norm(x: torch.Tensor, gone: torch.Tensor, given: dict[str, Any]) -> torch.Tensor:
