@@ -16,6 +16,7 @@ from paretune.prune._neighbours.neighbours import Merged, Neighbours, neighbours
 from paretune.prune._neighbours.tree import Branch, removal_tree
 from paretune.prune._repair.repair import Repaired, repair
 from paretune.prune._selection.selection import select
+from paretune.prune._sparse.gradual import Gradual, Trained, gradual
 from paretune.prune._sparse.weights import Weights, weights
 from paretune.prune._structures import embedding, experts, heads, neurons
 
@@ -25,6 +26,7 @@ __all__ = [
     "Blocks",
     "Branch",
     "Channels",
+    "Gradual",
     "Group",
     "Layer",
     "Merged",
@@ -33,6 +35,7 @@ __all__ = [
     "Pruned",
     "Repaired",
     "Selection",
+    "Trained",
     "Weights",
     "analyze",
     "blocks",
@@ -40,6 +43,7 @@ __all__ = [
     "cut",
     "embedding",
     "experts",
+    "gradual",
     "heads",
     "n_m",
     "neighbours",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -35,6 +35,7 @@ from paretune.train._schedule import rate
 from paretune.train._seeding import generator
 from paretune.train._training import Training
 
+EachStep = Callable[[int, int, dict[str, torch.Tensor]], None]
 WORTH_A_TRIAL = 100
 """Trainings of fewer optimizer steps take the default layout and precision untimed."""
 SECONDS_BETWEEN_EVENTS = 0.1
@@ -78,6 +79,7 @@ class _Run:
     keep_best: bool
     context: Context
     checkpoints: Checkpoints
+    each_step: EachStep | None
     size: int
     """Samples in a batch."""
     steps: int
@@ -112,6 +114,7 @@ def fit(
     objective: Objective | None = None,
     objective_key: str = "",
     companions: Sequence[nn.Module] = (),
+    each_step: EachStep | None = None,
     keep_best: bool = True,
     context: Context | None = None,
 ) -> FitResult:
@@ -121,6 +124,9 @@ def fit(
         under autocast, so outputs may be bfloat16: compute losses in float32.
     objective_key: what the objective is, as text; a checkpoint with another key is not resumed from.
     companions: modules that the objective calls (a teacher), moved and laid out like the model.
+    each_step: called after every step of the optimizer with (step, steps, stays): how many steps were made, of
+        how many, and which weights of the masked tensors are held (`paretune.masks.held`), to be changed in place.
+        What it does must follow from these and the weights, so that a training can be resumed.
     keep_best: end with the weights of the best epoch on `task.val`; without validation data, of the last.
     context: seed, device, where events go, and the folder of the checkpoints. A checkpoint of this very training
         found there is resumed from.
@@ -141,7 +147,7 @@ def fit(
     }  # fmt: skip
     checkpoints = Checkpoints(context.folder, identity, lambda text: context.emit("warning", {"text": text}))
     objective = objective or task_objective(task, training.label_smoothing)
-    run = _Run(model, task, training, objective, keep_best, context, checkpoints, size, steps)
+    run = _Run(model, task, training, objective, keep_best, context, checkpoints, each_step, size, steps)
 
     found = checkpoints.newest()
     if found:
@@ -159,10 +165,10 @@ def fit(
     if not found:
         checkpoints.save(model, stepper, progress, run.how)  # epoch 0: what `auto` chose survives a kill
 
-    with held(model):
+    with held(model) as stays:
         while len(progress.curve) < training.epochs and not progress.stopped:
             started = time.perf_counter()
-            record = _epoch(run, stepper, len(progress.curve))
+            record = _epoch(run, stepper, len(progress.curve), stays)
             record |= _validate(run)
             _judge(run, progress, record)
             progress.curve.append(record | {"best": progress.best, "seconds": time.perf_counter() - started})
@@ -184,7 +190,9 @@ def fit(
     )
 
 
-def _epoch(run: _Run, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str, Any]:
+def _epoch(
+    run: _Run, optimizer: torch.optim.Optimizer, epoch: int, stays: dict[str, torch.Tensor]
+) -> dict[str, Any]:
     """Train one pass and return what it saw: mean loss and terms, and the last learning rate."""
     training, samples, lr, announced = run.training, 0, 0.0, 0.0
     sums: dict[str, float] = {}
@@ -209,6 +217,8 @@ def _epoch(run: _Run, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str,
         norm = clip_gradients(run.model.parameters(), norm=training.clip_norm, value=training.clip_value)
         _check_finite(run, norm, "the norm of the gradient", epoch, index)
         optimizer.step()
+        if run.each_step is not None:
+            run.each_step(epoch * run.steps + index + 1, training.epochs * run.steps, stays)
 
         count = len(tensors_of(inputs)[0])
         samples += count

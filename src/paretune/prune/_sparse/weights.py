@@ -70,25 +70,25 @@ def weights(
     require_values(model)
     folded = parametrized(model)
     pruned = fold_parametrizations(copied(model), folded)
-    chosen = _chosen(pruned, names, protect)
+    chosen = chosen_of(pruned, names, protect)
     gone = choice.gone(chosen)
-    before = _counts(pruned)
+    before = counts_of(pruned)
     stays = {name: ~mask for name, mask in gone.items()}
     masks.apply(pruned, stays)
-    after = _counts(pruned)
+    after = counts_of(pruned)
     cuts = Cuts(shapes={}, folded=folded, masks=tuple(masks.Mask.of(name, mask) for name, mask in stays.items()))
     return Pruned(
         model=pruned,
         cuts=cuts,
-        unprunable=_left_out(pruned, chosen),
+        unprunable=left_out(pruned, chosen),
         before=before,
         after=after,
         widths={},
-        notes=_notes(pruned, folded, stays, before, after),
+        notes=notes_of(pruned, folded, stays, before, after),
     )
 
 
-def _chosen(model: nn.Module, names: Iterable[str] | None, protect: Iterable[str]) -> dict[str, Tensor]:
+def chosen_of(model: nn.Module, names: Iterable[str] | None, protect: Iterable[str]) -> dict[str, Tensor]:
     """Return the parameters that may lose weights, tied ones once."""
     parameters = {
         name: parameter.detach()
@@ -124,7 +124,8 @@ def _is_within(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(parts[:length]), pattern) for length in range(1, len(parts) + 1))
 
 
-def _counts(model: nn.Module) -> dict[str, int]:
+def counts_of(model: nn.Module) -> dict[str, int]:
+    """Return how many parameters there are, and how many are not zero."""
     parameters = list(model.parameters())
     return {
         "params": sum(parameter.numel() for parameter in parameters),
@@ -132,7 +133,8 @@ def _counts(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _left_out(model: nn.Module, chosen: Mapping[str, Tensor]) -> tuple[tuple[str, str, str], ...]:
+def left_out(model: nn.Module, chosen: Mapping[str, Tensor]) -> tuple[tuple[str, str, str], ...]:
+    """Return (name, reason, remedy) of the parameters that lose no weights."""
     return tuple(
         (name, "it is not among the weights that may go", f"names: '{name}'")
         for name, _ in model.named_parameters()
@@ -140,13 +142,14 @@ def _left_out(model: nn.Module, chosen: Mapping[str, Tensor]) -> tuple[tuple[str
     )
 
 
-def _notes(
+def notes_of(
     model: nn.Module,
     folded: tuple[str, ...],
     stays: Mapping[str, Tensor],
     before: Mapping[str, int],
     after: Mapping[str, int],
 ) -> tuple[str, ...]:
+    """Return what the user should know: what zeros are worth, what is empty, what was folded."""
     notes = [NO_FASTER]
     total = before["params"] or 1
     notes.append(
@@ -233,12 +236,13 @@ class Weights(Step):
             )
         pruned.model.cpu()  # where every step hands its model over
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": {}})
-        return StepResult(pruned.model, (pruned.cuts,), pruned.notes, _details(pruned))
+        details = {"before": pruned.before, "after": pruned.after, "tensors": rows_of(pruned.model)}
+        return StepResult(pruned.model, (pruned.cuts,), pruned.notes, details)
 
 
-def _details(pruned: Pruned) -> dict[str, Any]:
-    rows = [
+def rows_of(model: nn.Module) -> list[dict[str, Any]]:
+    """Return one plain row for every masked tensor: its weights, and how many of them are zero."""
+    return [
         {"tensor": name, "weights": parameter.numel(), "zero": int((parameter == 0).sum())}
-        for name, parameter in masks.masked(pruned.model).items()
+        for name, parameter in masks.masked(model).items()
     ]
-    return {"before": pruned.before, "after": pruned.after, "tensors": rows}
