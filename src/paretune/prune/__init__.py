@@ -11,6 +11,7 @@ from paretune.prune._channels import Channels, channels
 from paretune.prune._couplings.groups import STRUCTURES, Group
 from paretune.prune._cut import Prediction, Pruned, Selection, cut, predict
 from paretune.prune._depth.blocks import Blocks, blocks
+from paretune.prune._iterative.iterative import Iterated, Iterative, iterative
 from paretune.prune._n_m import n_m
 from paretune.prune._neighbours.neighbours import Merged, Neighbours, neighbours
 from paretune.prune._neighbours.tree import Branch, removal_tree
@@ -28,6 +29,8 @@ __all__ = [
     "Channels",
     "Gradual",
     "Group",
+    "Iterated",
+    "Iterative",
     "Layer",
     "Merged",
     "Neighbours",
@@ -45,6 +48,7 @@ __all__ = [
     "experts",
     "gradual",
     "heads",
+    "iterative",
     "n_m",
     "neighbours",
     "neurons",

@@ -203,6 +203,7 @@ class Gradual(Training, Step):
 
     name: ClassVar[str] = "prune.gradual"
     uses_data: ClassVar[tuple[str, ...]] = ("train", "val")
+    cumulative: ClassVar[bool] = True
 
     ratio: Annotated[float, Range(0.0, 1.0, high_open=True)] = 0.9
     """Fraction of the weights that are zero in the end."""
