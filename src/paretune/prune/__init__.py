@@ -15,6 +15,9 @@ from paretune.prune._iterative.iterative import Iterated, Iterative, iterative
 from paretune.prune._n_m import n_m
 from paretune.prune._neighbours.neighbours import Merged, Neighbours, neighbours
 from paretune.prune._neighbours.tree import Branch, removal_tree
+from paretune.prune._regular.fista import Solution, fista
+from paretune.prune._regular.path import PathPoint, SparsePath, sparse_path
+from paretune.prune._regular.sparse import Sparse, sparse
 from paretune.prune._repair.repair import Repaired, repair
 from paretune.prune._selection.selection import select
 from paretune.prune._sparse.gradual import Gradual, Trained, gradual
@@ -34,10 +37,14 @@ __all__ = [
     "Layer",
     "Merged",
     "Neighbours",
+    "PathPoint",
     "Prediction",
     "Pruned",
     "Repaired",
     "Selection",
+    "Solution",
+    "Sparse",
+    "SparsePath",
     "Trained",
     "Weights",
     "analyze",
@@ -46,6 +53,7 @@ __all__ = [
     "cut",
     "embedding",
     "experts",
+    "fista",
     "gradual",
     "heads",
     "iterative",
@@ -57,5 +65,7 @@ __all__ = [
     "repair",
     "replay",
     "select",
+    "sparse",
+    "sparse_path",
     "weights",
 ]
