@@ -11,6 +11,8 @@ from paretune.prune._channels import Channels, channels
 from paretune.prune._couplings.groups import STRUCTURES, Group
 from paretune.prune._cut import Prediction, Pruned, Selection, cut, predict
 from paretune.prune._depth.blocks import Blocks, blocks
+from paretune.prune._learned.gates import Trajectory
+from paretune.prune._learned.learned import Learned, Weighed, learned
 from paretune.prune._n_m import n_m
 from paretune.prune._neighbours.neighbours import Merged, Neighbours, neighbours
 from paretune.prune._neighbours.tree import Branch, removal_tree
@@ -29,6 +31,7 @@ __all__ = [
     "Gradual",
     "Group",
     "Layer",
+    "Learned",
     "Merged",
     "Neighbours",
     "Prediction",
@@ -36,6 +39,8 @@ __all__ = [
     "Repaired",
     "Selection",
     "Trained",
+    "Trajectory",
+    "Weighed",
     "Weights",
     "analyze",
     "blocks",
@@ -45,6 +50,7 @@ __all__ = [
     "experts",
     "gradual",
     "heads",
+    "learned",
     "n_m",
     "neighbours",
     "neurons",
