@@ -6,6 +6,7 @@ an axis holds products (heads times the width of a head), a position is open as 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,10 @@ from torch import nn
 from paretune.prune._analysis import Analysis
 from paretune.prune._couplings.groups import Group
 from paretune.prune._couplings.parts import tensor_of
+from paretune.prune._couplings.rules.contraction import source_of
 from paretune.prune._couplings.units import Axis, Units
+
+_UNREAD = "no layer with weights reads them"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class Places:
         """Return for every group where its gates lie."""
         return [slice(a, b) for a, b in zip(self.starts, self.starts[1:], strict=False)]
 
+    def groups_at(self, gates: NDArray[np.int64]) -> list[int]:
+        """Return the indices of the groups that some gates belong to."""
+        real = np.unique(gates[gates < self.count])
+        return np.unique(np.searchsorted(self.starts, real, side="right") - 1).tolist()  # type: ignore[no-any-return]
+
     def on(self, units: Units, axis: Axis) -> NDArray[np.int64]:
         """Return (length, factors): the gates at every position of an axis."""
         found = units.factors(axis)
@@ -76,25 +85,29 @@ def reads_of(analysis: Analysis, places: Places) -> list[Read]:
 def gated(analysis: Analysis, groups: Sequence[Group]) -> tuple[list[Group], list[tuple[Group, str]]]:
     """Return the groups that gates can be put on, and the others with the reason.
 
-    A gate is put on weights that read a channel, so there must be some, and all must be plain parameters.
+    A gate is put on the weights that read a channel: there must be some, all must be plain parameters, and nothing
+    else may sum over the channels, as products of queries and keys do.
     """
     modules = dict(analysis.model.named_modules())
     places = places_of(groups, analysis.couplings.units)
-    why: dict[int, str] = dict.fromkeys(range(len(groups)), "no layer with weights reads what a gate would close")
-    seen: dict[int, str] = {}
+    found: dict[int, list[str]] = defaultdict(list)
     for read in reads_of(analysis, places):
-        module = modules[read.tensor.rpartition(".")[0]]
-        numbers = np.unique(read.gates[read.gates < places.count])
-        for index in np.unique(np.searchsorted(places.starts, numbers, side="right") - 1).tolist():
-            seen[index] = seen.get(index) or _problem(analysis.model, module, read.tensor)
-    reasons = why | seen
-    can = [group for index, group in enumerate(groups) if not reasons[index]]
-    return can, [(group, reasons[index]) for index, group in enumerate(groups) if reasons[index]]
+        problem = _problem(analysis.model, modules[read.tensor.rpartition(".")[0]], read.tensor)
+        for index in places.groups_at(read.gates):
+            found[index].append(problem)
+    state = analysis.couplings
+    for masking in state.maskings:
+        if not masking.statistic and source_of(state, masking.argument) is None:
+            for index in places.groups_at(places.on(state.units, masking.units.ravel())):
+                found[index].append("they are summed over where no weight holds their gates")
+    why = {index: next(filter(None, found.get(index, [_UNREAD])), "") for index in range(len(groups))}
+    can = [group for index, group in enumerate(groups) if not why[index]]
+    return can, [(group, why[index]) for index, group in enumerate(groups) if why[index]]
 
 
 def _problem(model: nn.Module, module: nn.Module, tensor: str) -> str:
     if isinstance(module, nn.RNNBase):
-        return f"{tensor} of a recurrent layer reads it, whose weights cannot be replaced while it runs"
+        return f"{tensor} reads them, and weights of a recurrent layer cannot be replaced while it runs"
     if not isinstance(tensor_of(model, tensor), nn.Parameter):
-        return f"{tensor}, which reads it, is no parameter"
+        return f"{tensor}, which reads them, is no parameter"
     return ""
