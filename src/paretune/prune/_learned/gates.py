@@ -46,8 +46,6 @@ class Gated(nn.Module):
 
     beta: Tensor
     """(gates,), those of one group side by side."""
-    start: Tensor
-    """(gates,): what beta was at first."""
     squares: Tensor
     """(gates,): Adagrad's sums."""
     kept: Tensor
@@ -72,7 +70,6 @@ class Gated(nn.Module):
         self.spans = places.spans()
         start = torch.cat([torch.full((s.stop - s.start,), start_of(s.stop - s.start)) for s in self.spans])
         self.register_buffer("beta", start)
-        self.register_buffer("start", start.clone(), persistent=False)
         self.register_buffer("squares", torch.zeros_like(start))
         self.register_buffer("kept", torch.zeros(POINTS + 1, len(self.spans), len(QUANTILES)))
         self.register_buffer("kept_at", torch.full((POINTS + 1,), -1))
@@ -119,9 +116,15 @@ class Gated(nn.Module):
         return found
 
     def excess(self) -> Tensor:
-        """Return by what part of the budget the expected cost is above it, under the gates of the last forward."""
-        cost: Tensor = self.cost(torch.sigmoid(self._leaf))
-        return (cost / self.limit - 1).clamp_min(0)
+        """Return by what part of the budget the cost is above it, under the gates of the last forward.
+
+        A channel counts while its gate is above a half; the slope is that of the expected cost, where it counts as
+        much as its gate is open. By the expected cost alone a budget is met with every gate half open, which
+        weights that are trained and batch norms make up for, and nothing is chosen.
+        """
+        gates = torch.sigmoid(self._leaf)
+        cost: Tensor = self.cost((gates >= 0.5).to(gates.dtype) + gates - gates.detach())
+        return (cost / self.limit - 1).relu()  # whose slope at 0 is 0: a budget that is met asks for no more
 
     def learn(self, step: int, steps: int, *, recursion: str, optimizer: str, rate: float) -> None:
         """Move the betas whose turn it is by the gradient of the last batch, and note where they are."""
@@ -143,10 +146,6 @@ class Gated(nn.Module):
         at = self.beta.new_tensor(QUANTILES)
         for index, span in enumerate(self.spans):
             self.kept[point, index] = self.beta[span].quantile(at)
-
-    def moved(self) -> Tensor:
-        """Return how far each beta has come from its start."""
-        return self.beta - self.start
 
     def trajectories(self, names: Sequence[str]) -> tuple[Trajectory, ...]:
         """Return the way of beta for each group, by its name."""

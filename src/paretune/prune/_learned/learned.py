@@ -1,14 +1,14 @@
 """Learned importance: every channel has a gate, the gates are trained under a budget, and what they closed is cut.
 
-A gate is sigmoid(beta), one for each group of coupled channels, and is trained by the task's loss plus
+A gate is sigmoid(beta), one for channels that must be cut together, and is trained by the task's loss plus
 
-    penalty * max(0, expected cost under the gates / budget - 1),
+    penalty * max(0, cost of the channels whose gates are above a half / budget - 1),
 
-where the cost is what the budget is of: multiply-accumulates, parameters or channels (`expected`). How beta
-follows from beta is in `recursion`, in two readings. At the end the channels whose beta has risen least or fallen
-furthest go, over all layers together, until the budget is met exactly; they are cut for good, and the gates of the
-others are folded into the weights that read them, which computes the same (`gates`). What is compared between
-layers is beta - log n, the way from the start: a wide layer's betas start higher, and are not worth more for that.
+where the cost is what the budget is of: multiply-accumulates, parameters or channels, with the slope of the
+expected cost (`gates`, `expected`). How beta follows from beta is in `recursion`, in two readings. At the end the
+channels of the lowest beta go, over all layers together, until the budget is met exactly; where training has come
+so far, these are the ones whose gates are below a half. They are cut for good, and the gates of the others are
+folded into the weights that read them, which computes the same.
 
 Sources: gates on channels trained with the network and then cut: Liu et al., "Learning Efficient Convolutional
 Networks through Network Slimming", ICCV 2017, arXiv:1708.06519; a penalty on what the gates let the network cost:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("ratio", "macs", "params")
 ABOVE = 0.05
-"""An expected cost that ends further above the budget than this part of it is told."""
+"""A cost of the open gates that ends further above the budget than this part of it is told."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def learned(
         raise InfeasibleError(_no_gate(left))
     places = places_of(groups, analysis.couplings.units)
     choose = partial(_choose, plan=plan, places=places, left=left)
-    choose(analysis, moved=np.zeros(places.count))  # a target out of reach is told before anything is trained
+    choose(analysis, beta=np.zeros(places.count))  # a target out of reach is told before anything is trained
     cost, limit = plan.cost(analysis, places)
     under = Gated(analysis.model, places, reads_of(analysis, places), cost, limit, together=together)
     fitted = fit(
@@ -198,11 +198,11 @@ def learned(
             step, steps, recursion=recursion, optimizer=optimizer, rate=rate
         ),
     )  # fmt: skip
-    notes = _notes(float(cost(under.beta.sigmoid()) / limit))
+    notes = _notes(float(cost((under.beta >= 0).float()) / limit))
     trajectories = under.trajectories([group.label for group in groups])
-    moved = under.moved().double().numpy()
+    beta = under.beta.double().numpy()
     under.fold().eval()
-    _, _, pruned = cut_what_can_be(analysis, partial(choose, moved=moved), form)
+    _, _, pruned = cut_what_can_be(analysis, partial(choose, beta=beta), form)
     if recalibrate:
         recalibrate_batch_norm(
             pruned.model, task.data("train"), samples=recalibrate, augment=task.augment, seed=context.seed
@@ -228,11 +228,11 @@ def _choose(
     plan: Plan,
     places: Places,
     left: Sequence[tuple[Group, str]],
-    moved: NDArray[np.float64],
+    beta: NDArray[np.float64],
 ) -> Selection:
-    """Return what goes: of all groups together the channels whose beta has risen least, or fallen furthest."""
+    """Return what goes: of all groups together the channels of the lowest beta."""
     groups = [group for group in analysis.groups if (places.of_unit[group.blocks] < places.count).all()]
-    scores = [moved[places.of_unit[group.blocks]] for group in groups]
+    scores = [beta[places.of_unit[group.blocks]] for group in groups]
     ranked = ordered(analysis.couplings, groups, scores)
     return to_target(analysis, ranked, plan.target(analysis), multiple=plan.multiple, unknown=left)
 
@@ -247,8 +247,8 @@ def _notes(ended: float) -> tuple[str, ...]:
     if ended <= 1 + ABOVE:
         return ()
     return (
-        f"beta: the expected cost under the gates ended at {ended:.2f} of the budget, and the cut closed gates "
-        "that were open still: train for more epochs, or raise penalty or rate",
+        f"beta: the channels whose gates are above a half cost {ended:.2f} of the budget in the end, so that the "
+        "cut took some of them: train for more epochs, or raise rate or penalty",
     )
 
 
@@ -274,7 +274,7 @@ class Learned(Training, Step):
     rate: Annotated[float, Range(0, 1000, low_open=True)] = 0.1
     """The learning rate of the gates."""
     penalty: Annotated[float, Range(0, 1e6)] = 1.0
-    """Weight of the budget penalty: the part of the budget by which the expected cost is above it."""
+    """Weight of the budget penalty: the part of the budget by which what is open is above it."""
     recursion: str = "iteration"
     """`iteration`: every step moves the gates of all layers; `layer`: one layer's after the other's."""
     together: bool = True
