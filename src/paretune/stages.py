@@ -144,6 +144,9 @@ class Flow:
             model = stored.onto(self.fresh_model())
             for epoch in () if here else stored.details.get("curve", ()):  # for the report; nothing is running
                 self.folder.keep("epoch", {"step": step.name, "cached": True, **epoch})
+            if not here and "beta" in stored.details:
+                told = {name: stored.details[name] for name in ("before", "after", "widths", "beta")}
+                self.folder.keep("pruned", {"step": step.name, "cached": True, **told})
         for note in stored.notes:
             self.folder.emit("note", {"step": step.name, "text": note})
         self.folder.emit(

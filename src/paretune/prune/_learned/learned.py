@@ -13,7 +13,9 @@ folded into the weights that read them, which computes the same.
 Sources: gates on channels trained with the network and then cut: Liu et al., "Learning Efficient Convolutional
 Networks through Network Slimming", ICCV 2017, arXiv:1708.06519; a penalty on what the gates let the network cost:
 Gordon et al., "MorphNet: Fast & Simple Resource-Constrained Structure Learning of Deep Networks", CVPR 2018,
-arXiv:1711.06798. The start at log n and the recursion are paretune's own (docs/decisions/0009).
+arXiv:1711.06798; the slope of what counts or does not: Bengio, Leonard and Courville, "Estimating or Propagating
+Gradients Through Stochastic Neurons for Conditional Computation", 2013, arXiv:1308.3432. The start at log n and
+the recursion are paretune's own (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from paretune.task import Task
 
 TARGETS = ("ratio", "macs", "params")
+WEIGHTS_OPTIMIZERS = ("adamw", "adam", "sgd")
 ABOVE = 0.05
 """A cost of the open gates that ends further above the budget than this part of it is told."""
 
@@ -76,6 +79,7 @@ class Plan:
     recursion: str = "iteration"
     together: bool = True
     multiple: int = 1
+    weights_optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         asked = [name for name in TARGETS if getattr(self, name) is not None]
@@ -91,7 +95,8 @@ class Plan:
         for name in ("macs", "params"):
             if getattr(self, name) is not None:
                 target_amount(name, getattr(self, name), 1, "prune.learned")
-        for name, allowed in (("optimizer", OPTIMIZERS), ("recursion", RECURSIONS)):
+        choices = {"optimizer": OPTIMIZERS, "recursion": RECURSIONS, "weights_optimizer": WEIGHTS_OPTIMIZERS}
+        for name, allowed in choices.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise RecipeError(
@@ -150,24 +155,24 @@ def learned(
         macs, params: what to keep, a fraction of the model's in (0, 1] or an amount ("20M").
     optimizer, rate: of beta: `adagrad` or `sgd`, and its learning rate, which no schedule changes.
     penalty: weight of the budget penalty beside the task's loss, see the module.
-    recursion: `iteration` moves the betas of all layers at each step of training, from what all of them were;
-        `layer` moves one layer at a step, in the order of the network, each under the gates that the layers before
-        it have just got (`_learned.recursion` has both in formulas).
+    recursion: how beta follows from beta, with J the loss plus the penalty on a batch, and log n at the start.
+        `iteration`: l counts steps of training, beta(l+1) = beta(l) - rate * dJ/dbeta(l), of all layers at once;
+        `layer`: l counts layers, in the order of the network. The output Z(l), computed under the gates that layer
+        l has just got, yields beta(l+1) = log n(l+1) - rate * dJ/dbeta(l+1): a step moves one layer, and after the
+        last the first goes on from where it was.
     together: the weights are trained at the same time. Without it the weights, and the statistics of batch norm,
-    stay as
-        they are while beta is learned, and dropout is off.
+        stay as they are while beta is learned, and dropout is off.
     multiple, protect, structures, form: as `prune.channels` takes them.
     recalibrate: training samples for the recalibration of batch norm after the cut; 0 leaves its statistics.
-    weights_optimizer, training: optimizer, epochs, lr, ... of the weights, as `train.fit` takes them; the last
-    epoch is
-        taken.
+    weights_optimizer, training: optimizer, epochs, lr, ... of the weights, as `train.fit` takes them; what the
+        last epoch leaves is taken.
 
     Channels that no weights read, and those that recurrent layers read, have no gate and stay, with a note. A
     target that cannot be met is an InfeasibleError before anything is trained.
     """
     plan = Plan(
         ratio=ratio, macs=macs, params=params, optimizer=optimizer, rate=rate, penalty=penalty,
-        recursion=recursion, together=together, multiple=multiple,
+        recursion=recursion, together=together, multiple=multiple, weights_optimizer=weights_optimizer,
     )  # fmt: skip
     settings = Training(optimizer=weights_optimizer, **training)
     check_form(form)
@@ -205,8 +210,9 @@ def learned(
     _, _, pruned = cut_what_can_be(analysis, partial(choose, beta=beta), form)
     if recalibrate:
         recalibrate_batch_norm(
-            pruned.model, task.data("train"), samples=recalibrate, augment=task.augment, seed=context.seed
-        )
+            pruned.model, task.data("train"), samples=recalibrate, augment=task.augment, seed=context.seed,
+            device=context.device,
+        ).cpu()  # fmt: skip
     values = {field.name: getattr(pruned, field.name) for field in fields(Pruned)}
     values["notes"] = (*fitted.notes, *pruned.notes, *notes)
     return Weighed(**values, fitted=replace(fitted, model=pruned.model), trajectories=trajectories)
