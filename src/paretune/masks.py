@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -74,6 +74,18 @@ def apply(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
             _mark(model, name)
 
 
+def release(model: nn.Module, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Mask these parameters no longer, and return which weights of those that were are zero: bool, by name."""
+    wanted, zeros = set(names), {}
+    for name, parameter in masked(model).items():
+        if name in wanted:
+            zeros[name] = parameter.detach() == 0
+            path, _, tensor = name.rpartition(".")
+            module = model.get_submodule(path)
+            setattr(module, _MARK, tuple(other for other in getattr(module, _MARK) if other != tensor))
+    return zeros
+
+
 def check(model: nn.Module, masks: tuple[Mask, ...]) -> None:
     """Raise a SurgeryError for a mask whose parameter the model has not, or has in another shape."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -113,8 +125,8 @@ def carry(source: nn.Module, model: nn.Module) -> None:
 
 
 @contextmanager
-def held(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """Hold what is zero in masked tensors at zero while gradients train the model; yields which weights stay.
+def held(model: nn.Module) -> Iterator[None]:
+    """Hold what is zero in masked tensors at zero while gradients train the model.
 
     It works with any training loop and optimizer that starts inside: gradients of masked weights are zero, so
     that no momentum gathers and no step is made. Without masked tensors nothing is done.
@@ -131,15 +143,15 @@ def held(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     >>> int((model.weight == 0).sum())
     16
     """
-    stays = {name: parameter.detach() != 0 for name, parameter in masked(model).items()}
-    parameters = masked(model)
+    held = [
+        (parameter, parameter.detach() != 0) for parameter in masked(model).values() if parameter.requires_grad
+    ]
     handles = [
-        parameters[name].register_hook(lambda gradient, mask=mask: gradient * mask)  # type: ignore[no-untyped-call]
-        for name, mask in stays.items()
-        if parameters[name].requires_grad
+        parameter.register_hook(lambda gradient, stays=stays: gradient * stays)  # type: ignore[no-untyped-call]
+        for parameter, stays in held
     ]
     try:
-        yield stays
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -90,6 +90,8 @@ class Step:
     """True where the result depends on the baseline model (then it is part of the cache key)."""
     uses_data: ClassVar[tuple[str, ...]] = ()
     """The splits of the task that the result depends on."""
+    cumulative: ClassVar[bool] = False
+    """True where amounts count what an earlier step took: nine of ten weights zero, whenever they became it."""
 
     @property
     def uses_target(self) -> bool:
@@ -269,6 +271,16 @@ def parse_recipe(content: Any, *, overrides: Sequence[str] = (), source: str = "
     return recipe
 
 
+def step_of(spec: Any, where: str) -> Step:
+    """Return the step that `{"prune.channels": {"macs": 0.5}}` or a bare name describes; where: for the errors."""
+    mistakes: list[str] = []
+    name, fields = _name_and_fields(spec)
+    step = _build_step(name, fields, where, mistakes)
+    if step is None:
+        raise RecipeError("\n".join(mistakes))
+    return step
+
+
 def _name_and_fields(raw: Any) -> tuple[str, Any]:
     """Return (name, fields) of `- distill: {epochs: 8}` or of the bare `- distill`."""
     if isinstance(raw, str):
@@ -415,4 +427,5 @@ __all__ = [
     "check_ranges",
     "parse_recipe",
     "read_recipe",
+    "step_of",
 ]

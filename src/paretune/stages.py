@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from paretune.export import Exported
 
 Listener = Callable[[str, dict[str, Any]], None]
+TOLD = {"epoch": "curve", "round": "rounds", "beta": "beta"}
+"""Kinds of events that the report draws, and where a finished step's details hold them."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +144,9 @@ class Flow:
             shutil.rmtree(work, ignore_errors=True)
         else:
             model = stored.onto(self.fresh_model())
-            for epoch in () if here else stored.details.get("curve", ()):  # for the report; nothing is running
-                self.folder.keep("epoch", {"step": step.name, "cached": True, **epoch})
-            if not here and "beta" in stored.details:
-                told = {name: stored.details[name] for name in ("before", "after", "widths", "beta")}
-                self.folder.keep("pruned", {"step": step.name, "cached": True, **told})
+            for kind, rows in TOLD.items() if not here else ():  # for the report; nothing is running
+                for row in stored.details.get(rows, ()):
+                    self.folder.keep(kind, {"step": step.name, "cached": True, **row})
         for note in stored.notes:
             self.folder.emit("note", {"step": step.name, "text": note})
         self.folder.emit(

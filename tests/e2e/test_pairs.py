@@ -11,7 +11,7 @@ from paretune.data import call
 from paretune.distill import Distill
 from paretune.export import certify, export_onnx, save, strip
 from paretune.masks import masked
-from paretune.prune import Channels, Gradual, Learned, Neighbours, Weights
+from paretune.prune import Channels, Gradual, Iterative, Learned, Neighbours, Weights
 from paretune.quantize import Static
 from paretune.recipe import Context, Step
 from paretune.task import Task
@@ -26,8 +26,14 @@ STEPS: dict[str, Step] = {
     "gradual": Gradual(ratio=0.6, every=1, **FIXED),
     "learned": Learned(macs=0.7, rate=0.5, recalibrate=64, **FIXED),
     "neighbours": Neighbours(ratio=0.3, recalibrate=64),
+    "iterative": Iterative(
+        prune={"prune.channels": {"ratio": 0.3, "recalibrate": 64}},
+        recover={"distill": FIXED},
+        rounds=2,
+        latency=False,
+    ),
 }
-CUTS = ("prune", "neighbours", "learned")
+SMALLER = ("prune", "neighbours", "learned", "iterative")
 
 
 @pytest.mark.parametrize("pair", itertools.product(STEPS, repeat=2), ids="-".join)
@@ -39,13 +45,13 @@ def test_each_pair_of_steps_then_int8(pair: tuple[str, str], trained_task: Task,
         model, cuts = result.model, (*cuts, *result.cuts)
     before = sum(p.numel() for p in teacher.parameters())
     after = sum(p.numel() for p in model.parameters())
-    assert (after < before) == any(name in CUTS for name in pair)
+    assert (after < before) == any(name in SMALLER for name in pair)
     sparse = [parameter for parameter in masked(model).values() if parameter.numel()]
     if "weights" in pair or "gradual" in pair:  # a cut may take more of the zeros, or of the others
         zeros = sum(int((parameter == 0).sum()) for parameter in sparse)
         total = sum(parameter.numel() for parameter in sparse)
         assert zeros > 0.3 * total
-        assert pair[-1] in CUTS or zeros >= int(0.6 * total)
+        assert pair[-1] in SMALLER or zeros >= int(0.6 * total)
     else:
         assert not sparse
 

@@ -11,6 +11,7 @@ from paretune.prune._channels import Channels, channels
 from paretune.prune._couplings.groups import STRUCTURES, Group
 from paretune.prune._cut import Prediction, Pruned, Selection, cut, predict
 from paretune.prune._depth.blocks import Blocks, blocks
+from paretune.prune._iterative.iterative import Iterated, Iterative, iterative
 from paretune.prune._learned.gates import Trajectory
 from paretune.prune._learned.learned import Learned, Weighed, learned
 from paretune.prune._n_m import n_m
@@ -30,6 +31,8 @@ __all__ = [
     "Channels",
     "Gradual",
     "Group",
+    "Iterated",
+    "Iterative",
     "Layer",
     "Learned",
     "Merged",
@@ -50,6 +53,7 @@ __all__ = [
     "experts",
     "gradual",
     "heads",
+    "iterative",
     "learned",
     "n_m",
     "neighbours",

@@ -1,4 +1,4 @@
-"""The way of beta from a run's `pruned` events: how the gates of each group of channels moved while they learned.
+"""The way of beta from a run's `beta` events: how the gates of each group of channels moved while they learned.
 
 Drawn are, layer by layer, the median and the lower quartile: where the two part, channels were told from one
 another.
@@ -6,7 +6,7 @@ another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from paretune.report._charts import Line, lines
@@ -22,15 +22,29 @@ SHOWN = (("median", 2), ("lower quartile", 1))
 
 def beta_curves(events: Sequence[Event], points: int) -> list[Curves]:
     """Return the ways of beta of each training of gates, at most `points` samples a line; several are numbered."""
-    found = [(event, ways) for event in events if event.get("kind") == "pruned" and (ways := _ways(event))]
+    found = group_ways(events)
     made = []
-    for number, (event, ways) in enumerate(found, start=1):
-        title = plain_text(event.get("step") or "prune.learned") + (f" {number}" if len(found) > 1 else "")
+    for number, ways in enumerate(found, start=1):
+        title = plain_text(ways[0].get("step") or "prune.learned") + (f" {number}" if len(found) > 1 else "")
         made.append(_curves(f"{title}, beta", ways, points))
     return made
 
 
-def _curves(title: str, ways: Sequence[Mapping[str, Any]], points: int) -> Curves:
+def group_ways(events: Sequence[Event]) -> list[list[Event]]:
+    """Return the ways of each training that can be drawn; another begins where a group of channels comes again."""
+    found: list[list[Event]] = []
+    for event in events:
+        if event.get("kind") != "beta" or not _can_be_drawn(event):
+            continue
+        last = found[-1] if found else []
+        same = bool(last) and all(last[0].get(key) == event.get(key) for key in ("candidate", "step"))
+        if not same or any(way["group"] == event["group"] for way in last):
+            found.append([])
+        found[-1].append(event)
+    return found
+
+
+def _curves(title: str, ways: Sequence[Event], points: int) -> Curves:
     drawn = sorted(sorted(range(len(ways)), key=lambda i: -ways[i]["channels"])[:MOST])
     drawings = []
     for start in range(0, len(drawn), EACH):
@@ -50,7 +64,7 @@ def _curves(title: str, ways: Sequence[Mapping[str, Any]], points: int) -> Curve
     return Curves(title, f"{left}{many}; a gate is sigmoid(beta)", tuple(drawings))
 
 
-def _line(way: Mapping[str, Any], place: int, points: int) -> Line:
+def _line(way: Event, place: int, points: int) -> Line:
     name = plain_text(way["group"])
     rows = thinned(list(zip(way["steps"], way["quantiles"], strict=True)), points)
     tips = [
@@ -61,14 +75,8 @@ def _line(way: Mapping[str, Any], place: int, points: int) -> Line:
     return Line(name, [(step, row[place]) for step, row in rows], tips)
 
 
-def _ways(event: Event) -> list[Mapping[str, Any]]:
-    """Return the ways of an event that can be drawn."""
-    found = event.get("beta")
-    return [way for way in found if _can_be_drawn(way)] if isinstance(found, list) else []
-
-
-def _can_be_drawn(way: Any) -> bool:
-    if not isinstance(way, Mapping) or not is_number(way.get("channels")):
+def _can_be_drawn(way: Event) -> bool:
+    if not is_number(way.get("channels")):
         return False
     steps, rows = way.get("steps"), way.get("quantiles")
     if not isinstance(steps, list) or not isinstance(rows, list) or not 0 < len(steps) == len(rows):

@@ -24,6 +24,7 @@ from paretune.files import write_text
 from paretune.report._betas import beta_curves
 from paretune.report._curves import training_curves
 from paretune.report._format import plain_text
+from paretune.report._rounds import iterations
 from paretune.report._rows import Row, behaviour_rows, headline, rows
 from paretune.report._sections import (
     certificate_rows,
@@ -124,6 +125,10 @@ def _content(run: Run, limits: Limits) -> dict[str, Any]:
         "rows": made,
         "layers": _layers(pairs, limits),
         "curves": _curves(run, limits),
+        "iterations": [
+            {"title": one.title, "rows": one.rows, "drawing": Markup(one.drawing)}
+            for one in iterations(run.events)[-limits.curves :]
+        ],
         "certificates": certificate_rows(run.certificates),
         "machine": machine_rows(summary["target"], run.certificates),
         "details": [_detail(candidate, row) for candidate, row in pairs[: limits.details]],

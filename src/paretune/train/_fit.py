@@ -35,7 +35,7 @@ from paretune.train._schedule import rate
 from paretune.train._seeding import generator
 from paretune.train._training import Training
 
-EachStep = Callable[[int, int, dict[str, torch.Tensor]], None]
+EachStep = Callable[[int, int], None]
 WORTH_A_TRIAL = 100
 """Trainings of fewer optimizer steps take the default layout and precision untimed."""
 SECONDS_BETWEEN_EVENTS = 0.1
@@ -124,9 +124,8 @@ def fit(
         under autocast, so outputs may be bfloat16: compute losses in float32.
     objective_key: what the objective is, as text; a checkpoint with another key is not resumed from.
     companions: modules that the objective calls (a teacher), moved and laid out like the model.
-    each_step: called after every step of the optimizer with (step, steps, stays): how many steps were made, of
-        how many, and which weights of the masked tensors are held (`paretune.masks.held`), to be changed in place.
-        What it does must follow from these and the weights, so that a training can be resumed.
+    each_step: called after every step of the optimizer with (step, steps): how many were made, of how many.
+        What it does must follow from these and from the tensors of the model, so that a training can be resumed.
     keep_best: end with the weights of the best epoch on `task.val`; without validation data, of the last.
     context: seed, device, where events go, and the folder of the checkpoints. A checkpoint of this very training
         found there is resumed from.
@@ -165,10 +164,10 @@ def fit(
     if not found:
         checkpoints.save(model, stepper, progress, run.how)  # epoch 0: what `auto` chose survives a kill
 
-    with held(model) as stays:
+    with held(model):
         while len(progress.curve) < training.epochs and not progress.stopped:
             started = time.perf_counter()
-            record = _epoch(run, stepper, len(progress.curve), stays)
+            record = _epoch(run, stepper, len(progress.curve))
             record |= _validate(run)
             _judge(run, progress, record)
             progress.curve.append(record | {"best": progress.best, "seconds": time.perf_counter() - started})
@@ -190,9 +189,7 @@ def fit(
     )
 
 
-def _epoch(
-    run: _Run, optimizer: torch.optim.Optimizer, epoch: int, stays: dict[str, torch.Tensor]
-) -> dict[str, Any]:
+def _epoch(run: _Run, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str, Any]:
     """Train one pass and return what it saw: mean loss and terms, and the last learning rate."""
     training, samples, lr, announced = run.training, 0, 0.0, 0.0
     sums: dict[str, float] = {}
@@ -218,7 +215,7 @@ def _epoch(
         _check_finite(run, norm, "the norm of the gradient", epoch, index)
         optimizer.step()
         if run.each_step is not None:
-            run.each_step(epoch * run.steps + index + 1, training.epochs * run.steps, stays)
+            run.each_step(epoch * run.steps + index + 1, training.epochs * run.steps)
 
         count = len(tensors_of(inputs)[0])
         samples += count

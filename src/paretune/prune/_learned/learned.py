@@ -199,7 +199,7 @@ def learned(
     fitted = fit(
         under, task, **asdict(settings), objective=_objective(task, penalty, settings.label_smoothing),
         objective_key=json.dumps({"learned": asdict(plan)}, sort_keys=True), keep_best=False, context=context,
-        each_step=lambda step, steps, _: under.learn(
+        each_step=lambda step, steps: under.learn(
             step, steps, recursion=recursion, optimizer=optimizer, rate=rate
         ),
     )  # fmt: skip
@@ -316,9 +316,9 @@ class Learned(Training, Step):
         """Learn and cut; the training's curve and the way of beta are in `details`."""
         pruned = learned(model, task, **self.parameters(), context=context)
         way = [asdict(trajectory) for trajectory in pruned.trajectories]
-        context.emit(
-            "pruned", {"before": pruned.before, "after": pruned.after, "widths": pruned.widths, "beta": way}
-        )
+        context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": pruned.widths})
+        for row in way:
+            context.emit("beta", row)
         assert pruned.fitted is not None
         details = {"before": pruned.before, "after": pruned.after, "widths": pruned.widths, "beta": way}
         return StepResult(pruned.model, (pruned.cuts,), pruned.notes, pruned.fitted.details() | details)

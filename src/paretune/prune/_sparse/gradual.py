@@ -1,17 +1,17 @@
-"""Gradual pruning: while the model trains, ever more of its smallest weights become zero and stay zero.
+"""Gradual pruning: while the model trains, ever more of its weights become zero.
 
-Every few steps the masks are chosen anew, by the same rules as `prune.weights`, for the ratio that the ramp has
-reached; what is zero already has the smallest norm, so that the zeros only grow. Training goes on after the ramp,
-so that the weights that stay can make up for what went.
+Every few steps the weights that go are chosen anew, by the same rules as `prune.weights`, for the ratio that the
+ramp has reached; a criterion says what is compared, and whether weights may come back. Training goes on after
+the ramp, so that the weights that stay can make up for what went.
 
 Source: Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017,
-arXiv:1710.01878.
+arXiv:1710.01878; the modules of `criteria` name theirs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
@@ -24,8 +24,10 @@ from paretune.errors import RecipeError, nearest
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._sparse.choice import Choice
+from paretune.prune._sparse.criteria import CRITERIA
 from paretune.prune._sparse.ramps import RAMPS, at
 from paretune.prune._sparse.units import Unit
+from paretune.prune._sparse.watch import Watched, raised, watch
 from paretune.prune._sparse.weights import chosen_of, counts_of, left_out, notes_of, rows_of
 from paretune.recipe import Context, Range, Step, StepResult
 from paretune.train import FitResult, fit
@@ -48,6 +50,7 @@ class Ramp:
     """When which part of the weights goes."""
 
     ratio: float = 0.9
+    criterion: str = "magnitude"
     ramp: str = "cubic"
     begin: float = 0.0
     end: float = 0.7
@@ -57,10 +60,12 @@ class Ramp:
     scope: str = "global"
 
     def __post_init__(self) -> None:
-        if self.ramp not in RAMPS:
-            raise RecipeError(
-                f"prune.gradual: ramp='{self.ramp}' must be one of {', '.join(RAMPS)}.{nearest(self.ramp, RAMPS)}"
-            )
+        for name, known in (("criterion", CRITERIA), ("ramp", RAMPS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise RecipeError(
+                    f"prune.gradual: {name}='{value}' must be one of {', '.join(known)}.{nearest(value, known)}"
+                )
         if not 0 <= self.begin < self.end <= 1:
             raise RecipeError(
                 f"prune.gradual: begin={self.begin:g} and end={self.end:g} must be parts of the training, from 0 "
@@ -74,10 +79,19 @@ class Ramp:
 
     def due(self, step: int, steps: int) -> float | None:
         """Return the ratio that is to hold after a step, None where the masks stay as they are."""
-        begin, end = int(self.begin * steps), max(1, int(self.end * steps))
+        begin, end = self._span(steps)
         if step < begin or step > end + self.every or (step % self.every and step not in (1, end)):
             return None
         return self.ratio * at(self.ramp, step, begin, end)
+
+    def progress(self, step: int, steps: int) -> float:
+        """Return how much of the ramp is behind: 0 before its begin, 1 after its end."""
+        begin, end = self._span(steps)
+        return min(1.0, max(0.0, (step - begin) / (end - begin)))
+
+    def _span(self, steps: int) -> tuple[int, int]:
+        begin = int(self.begin * steps)
+        return begin, max(begin + 1, int(self.end * steps))
 
 
 def gradual(
@@ -85,6 +99,7 @@ def gradual(
     task: Task,
     *,
     ratio: float = Ramp.ratio,
+    criterion: str = Ramp.criterion,
     ramp: str = Ramp.ramp,
     begin: float = Ramp.begin,
     end: float = Ramp.end,
@@ -100,13 +115,20 @@ def gradual(
     """Train a copy of a model while more and more of its weights become zero; the model given is not changed.
 
     ratio, norm, unit, scope, names, protect: as `prune.weights` takes them; the ratio at the end.
+    criterion: `magnitude`, the smallest go for good; `movement`, those go that training moves towards zero;
+        `dynamic_surgery`, the smallest go, learn on unseen, and may come back; `rigl`, some of the smallest are
+        exchanged for those with the largest gradient, ever fewer.
     ramp: how it is reached: `one_shot`, `linear`, `cubic`; from `begin` to `end`, parts of the training in [0, 1].
+        After the end nothing is chosen any more.
     every: steps of the optimizer between two choices.
     training: epochs, lr, ... as `train.fit` takes them. The weights of the last epoch are taken: an earlier one
-    that is
-        better on validation data has fewer zeros.
+        that is better on validation data has fewer zeros.
+    Weights that an earlier step masked stay zero, by every criterion.
     """
-    plan = Ramp(ratio=ratio, ramp=ramp, begin=begin, end=end, every=every, norm=norm, unit=unit, scope=scope)
+    plan = Ramp(
+        ratio=ratio, criterion=criterion, ramp=ramp, begin=begin, end=end, every=every, norm=norm, unit=unit,
+        scope=scope,
+    )  # fmt: skip
     settings = Training(**training)
     model = given(model)
     require_values(model)
@@ -114,21 +136,23 @@ def gradual(
     pruned = fold_parametrizations(copied(model), folded)
     chosen = chosen_of(pruned, names, protect)
     before = counts_of(pruned)
-    masks.apply(pruned, {name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in chosen.items()})
+    watched = watch(pruned, chosen, CRITERIA[criterion], masks.release(pruned, chosen))
 
-    def each_step(step: int, steps: int, stays: dict[str, Tensor]) -> None:
+    def each_step(step: int, steps: int) -> None:
+        for tensor in watched:
+            tensor.settle()
         due = plan.due(step, steps)
         if due is not None:
-            _raise_to(pruned, plan.choice(due), stays)
-        with torch.no_grad():  # the momentum of what was set to zero goes on for a while
-            for name, mask in stays.items():
-                pruned.get_parameter(name).mul_(mask)
+            choose(plan, due, plan.progress(step, steps), dict(zip(chosen, watched, strict=True)))
 
     fitted = fit(
         pruned, task, **{name: getattr(settings, name) for name in training}, each_step=each_step,
         objective_key=json.dumps({"gradual": vars(plan)}, sort_keys=True), keep_best=False, context=context,
     )  # fmt: skip
-    stays = {name: parameter != 0 for name, parameter in masks.masked(pruned).items()}
+    stays = {name: tensor.stays for name, tensor in zip(chosen, watched, strict=True)}
+    for tensor in watched:
+        tensor.remove()
+    masks.apply(pruned, stays)
     after = counts_of(pruned)
     return Trained(
         model=fitted.model,
@@ -144,10 +168,32 @@ def gradual(
     )
 
 
-def _raise_to(model: nn.Module, choice: Choice, stays: dict[str, Tensor]) -> None:
-    """Note what goes at a ratio among what does not stay."""
-    for name, where in choice.gone({name: model.get_parameter(name).detach() for name in stays}).items():
-        stays[name].logical_and_(~where)
+def choose(plan: Ramp, due: float, progress: float, watched: Mapping[str, Watched]) -> None:
+    """Choose anew which weights are in, at the ratio that is due; progress: of the ramp, in [0, 1]."""
+    exchanged = CRITERIA[plan.criterion].exchanged
+    first = raised(due, exchanged, progress)
+    gone = plan.choice(first).gone(_importances(watched))
+    if first > due:
+        gone = plan.choice(due).gone({name: _grown(~gone[name], tensor) for name, tensor in watched.items()})
+    for name, tensor in watched.items():
+        tensor.choose(~gone[name])
+
+
+def _importances(watched: Mapping[str, Watched]) -> dict[str, Tensor]:
+    """Return what weights are compared by, moved up to be above zero, and zero for those that may never be in."""
+    values = {name: tensor.importance() for name, tensor in watched.items()}
+    least = min((float(value.min()) for value in values.values()), default=0.0)
+    most = max((float(value.max()) for value in values.values()), default=0.0)
+    up = 1e-6 * (most - least) + torch.finfo(torch.float32).tiny - min(least, 0.0)
+    return {name: (value + up) * watched[name].allowed.to(value.device) for name, value in values.items()}
+
+
+def _grown(stays: Tensor, tensor: Watched) -> Tensor:
+    """Return what grows by: the gradient, and more than any of it where a weight stays."""
+    if tensor.gradient is None:  # a frozen tensor
+        return stays.float()
+    gradient = tensor.gradient.abs() * tensor.allowed.to(stays.device)
+    return torch.where(stays, 2.0, gradient / gradient.max().clamp(min=1e-30))
 
 
 @final
@@ -157,9 +203,12 @@ class Gradual(Training, Step):
 
     name: ClassVar[str] = "prune.gradual"
     uses_data: ClassVar[tuple[str, ...]] = ("train", "val")
+    cumulative: ClassVar[bool] = True
 
     ratio: Annotated[float, Range(0.0, 1.0, high_open=True)] = 0.9
     """Fraction of the weights that are zero in the end."""
+    criterion: str = "magnitude"
+    """`magnitude`, `movement`, `dynamic_surgery` or `rigl`; by all but the first, weights may come back."""
     ramp: str = "cubic"
     """How it is reached: `one_shot`, `linear`, or `cubic`, fast at first."""
     begin: Annotated[float, Range(0.0, 1.0)] = 0.0

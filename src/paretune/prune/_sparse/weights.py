@@ -189,6 +189,7 @@ class Weights(Step):
 
     name: ClassVar[str] = "prune.weights"
     uses_data: ClassVar[tuple[str, ...]] = ("train",)
+    cumulative: ClassVar[bool] = True
 
     threshold: float | None = None
     """Units whose norm is at or below it go."""

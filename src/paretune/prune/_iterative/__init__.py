@@ -1,0 +1,1 @@
+"""Pruning in rounds, each with a recovery by training or distillation."""
