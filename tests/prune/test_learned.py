@@ -121,7 +121,7 @@ def ways(recursion, epochs=1, **how):
     )  # fmt: skip
     pruned = prune.learned(
         two_layers(), lines, ratio=0.5, rate=RATE, recursion=recursion, epochs=epochs, together=False,
-        recalibrate=0, **{"optimizer": "sgd", "penalty": PENALTY} | how, **FIXED,
+        repair=0, recalibrate=0, **{"optimizer": "sgd", "penalty": PENALTY} | how, **FIXED,
     )  # fmt: skip
     first, second = pruned.trajectories
     assert first.steps == tuple(range(epochs + 1)) and (first.group, second.group) == ("0", "1")
@@ -286,7 +286,15 @@ def test_the_lowest_betas_go():
         model[0].weight[[1, 3, 4, 7], 0] = torch.tensor([1.0, -1.0, 0.5, -0.5])
         model[2].weight[:, [1, 3, 4, 7]] = torch.tensor([[-1.0, 1.0, -1.0, 1.0], [1.0, -1.0, 1.0, -1.0]])
     halves = task(train=(ROWS, (ROWS[:, 0] > 0).long()), val=None)
-    how = {"ratio": 0.5, "together": False, "epochs": 10, "penalty": 0.1, "rate": 0.3, "recalibrate": 0}
+    how = {
+        "ratio": 0.5,
+        "together": False,
+        "epochs": 10,
+        "penalty": 0.1,
+        "rate": 0.3,
+        "repair": 0,
+        "recalibrate": 0,
+    }
     pruned = prune.learned(model, halves, **how, **FIXED)
     assert pruned.widths == {"0": 4}
     assert torch.equal(pruned.model[0].weight, model[0].weight[[1, 3, 4, 7]])  # the weights stayed
@@ -296,13 +304,26 @@ def test_the_lowest_betas_go():
 
 
 def test_weights_stay_and_so_does_batch_norm_unless_they_are_trained_together():
-    kept = prune.learned(net(), task(), ratio=0.25, together=False, epochs=2, recalibrate=0, protect="0", **FIXED)
+    kept = prune.learned(
+        net(), task(), ratio=0.25, together=False, epochs=2, repair=0, recalibrate=0, protect="0", **FIXED
+    )
     whole = net()
     for name, tensor in kept.model[:2].state_dict().items():
         assert torch.equal(tensor, whole[:2].state_dict()[name]), name
     trained = prune.learned(net(), task(), ratio=0.25, epochs=2, protect="0", **FIXED)
     assert not torch.equal(trained.model[0].weight, whole[0].weight)
     assert kept.widths.keys() == trained.widths.keys() == {"3"}
+
+
+def test_kept_weights_make_up_for_what_went():
+    """At a rate of next to nothing the gates stay open; what is repaired is closer to the model that came in."""
+    how = {"ratio": 0.4, "together": False, "epochs": 1, "rate": 1e-6, "recalibrate": 0, **FIXED}
+    whole, errors = net().eval()(ROWS).detach(), []
+    for samples in (96, 0):
+        pruned = prune.learned(net(), task(), repair=samples, **how)
+        assert any("repaired in closed form" in note for note in pruned.notes) == bool(samples)
+        errors.append(float((pruned.model(ROWS).detach() - whole).square().mean()))
+    assert errors[0] < 0.7 * errors[1]
 
 
 def test_masked_weights_stay_masked():

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from paretune.errors import InfeasibleError, InputError, RecipeError, TaskError, is_number, nearest
 from paretune.prune._analysis import Analysis, analyze, only, require_groups
 from paretune.prune._capture.given import copied, given, require_values
+from paretune.prune._channels import repaired
 from paretune.prune._couplings.groups import STRUCTURES, Group
 from paretune.prune._cut import Pruned, Selection, check_form
 from paretune.prune._learned.expected import Expected
@@ -143,6 +144,7 @@ def learned(
     protect: Iterable[str] = (),
     structures: Iterable[str] = (),
     form: str = "auto",
+    repair: int = 512,
     recalibrate: int = 512,
     weights_optimizer: Literal["adamw", "adam", "sgd"] = "adamw",
     context: Context | None = None,
@@ -163,7 +165,9 @@ def learned(
     together: the weights are trained at the same time. Without it the weights, and the statistics of batch norm,
         stay as they are while beta is learned, and dropout is off.
     multiple, protect, structures, form: as `prune.channels` takes them.
-    recalibrate: training samples for the recalibration of batch norm after the cut; 0 leaves its statistics.
+    repair: training samples on which kept weights are made to make up for what went, in closed form
+        (`prune.repair`): gates that are half closed count still; 0 leaves the weights.
+    recalibrate: training samples for the recalibration of batch norm where nothing is repaired; 0 leaves it.
     weights_optimizer, training: optimizer, epochs, lr, ... of the weights, as `train.fit` takes them; what the
         last epoch leaves is taken.
 
@@ -207,8 +211,10 @@ def learned(
     trajectories = under.trajectories([group.label for group in groups])
     beta = under.beta.double().numpy()
     under.fold().eval()
-    _, _, pruned = cut_what_can_be(analysis, partial(choose, beta=beta), form)
-    if recalibrate:
+    analysis, selection, pruned = cut_what_can_be(analysis, partial(choose, beta=beta), form)
+    if repair:
+        pruned = repaired(analysis, selection, pruned, task.data("train"), samples=repair, seed=context.seed)
+    elif recalibrate:
         recalibrate_batch_norm(
             pruned.model, task.data("train"), samples=recalibrate, augment=task.augment, seed=context.seed,
             device=context.device,
@@ -295,8 +301,10 @@ class Learned(Training, Step):
     """What may be removed, as `prune.channels` has it; else all."""
     form: str = "auto"
     """`module`, `graph` or `auto`, as `prune.channels` has it."""
+    repair: Annotated[int, Range(0, 1_000_000)] = 512
+    """Training samples on which kept weights are made to make up for what went, in closed form; 0 leaves them."""
     recalibrate: Annotated[int, Range(0, 1_000_000)] = 512
-    """Training samples for the recalibration of batch norm after the cut; 0 leaves the statistics."""
+    """Training samples for the recalibration of batch norm, where nothing is repaired; 0 leaves the statistics."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
