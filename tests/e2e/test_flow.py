@@ -12,7 +12,7 @@ from paretune.checkpoint import State
 from paretune.distill import Distill
 from paretune.errors import InputError
 from paretune.flow import load
-from paretune.prune import Channels
+from paretune.prune import Channels, Learned
 from paretune.quantize import Static
 from paretune.recipe import Constraints, Recipe
 from paretune.task import Task
@@ -191,3 +191,20 @@ def test_steps_done_again_keep_names_of_their_own(trained_task: Task, tmp_path: 
     assert names == ["baseline", "pruned", "trained", "pruned-2", "trained-2"]
     assert len({candidate.artifact for candidate in result.candidates}) == 5
     assert result.candidates[3].row["params"] < result.candidates[1].row["params"]
+
+
+def test_the_report_draws_beta_in_the_run_that_learned_it_and_in_one_that_finds_it_stored(
+    trained_task: Task, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    learned = Learned(macs=0.6, epochs=1, rate=0.5, recursion="layer", lr=1e-3, **FIXED)
+    seen: list[str] = []
+    for name, more in (("a", ()), ("b", (Static(calibration=32),))):
+        seen.clear()
+        recipe = Recipe(steps=(learned, *more))
+        result = paretune.run(
+            recipe, trained_task, out=tmp_path / name, emit=lambda kind, fields: seen.append(kind)
+        )
+        page = (result.folder / "report.html").read_text()
+        assert page.count("prune.learned, beta, median") == 1 and "beta, lower quartile" in page
+    assert "epoch" not in seen  # the second found the step stored

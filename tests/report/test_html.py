@@ -113,6 +113,15 @@ def poisoned(value: Any) -> Any:
     return value + HOSTILE if isinstance(value, str) else value
 
 
+def test_the_way_of_beta_is_drawn(write, summary, folder: Path) -> None:
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    event = {"kind": "beta", "step": "prune.learned", "group": "conv1", "channels": 3, "steps": [0, 9]}
+    event |= {"quantiles": [[1.0] * 5, [-2.0, 0.1, 0.5, 1, 2]]}
+    page = html(write(summary, [*events, event]))
+    assert "prune.learned, beta 1 group of channels" in Page(page).words()
+    assert page.count("conv1, step 9") == 4 and page.count("<svg") == html(folder).count("<svg") + 2
+
+
 def test_names_from_the_user_stay_text(write, summary, folder: Path) -> None:
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     run = write(poisoned(summary) | {HOSTILE: HOSTILE}, poisoned(events))

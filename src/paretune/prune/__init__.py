@@ -12,6 +12,8 @@ from paretune.prune._couplings.groups import STRUCTURES, Group
 from paretune.prune._cut import Prediction, Pruned, Selection, cut, predict
 from paretune.prune._depth.blocks import Blocks, blocks
 from paretune.prune._iterative.iterative import Iterated, Iterative, iterative
+from paretune.prune._learned.gates import Trajectory
+from paretune.prune._learned.learned import Learned, Weighed, learned
 from paretune.prune._n_m import n_m
 from paretune.prune._neighbours.neighbours import Merged, Neighbours, neighbours
 from paretune.prune._neighbours.tree import Branch, removal_tree
@@ -35,6 +37,7 @@ __all__ = [
     "Iterated",
     "Iterative",
     "Layer",
+    "Learned",
     "Merged",
     "Neighbours",
     "PathPoint",
@@ -46,6 +49,8 @@ __all__ = [
     "Sparse",
     "SparsePath",
     "Trained",
+    "Trajectory",
+    "Weighed",
     "Weights",
     "analyze",
     "blocks",
@@ -57,6 +62,7 @@ __all__ = [
     "gradual",
     "heads",
     "iterative",
+    "learned",
     "n_m",
     "neighbours",
     "neurons",

@@ -182,12 +182,18 @@ class Analysis:
             self._add_savings(params, axes, 1.0, goes, member)
         return [(round(a), round(b)) for a, b in zip(macs, params, strict=True)]
 
+    def counted(self, of: str) -> tuple[list[tuple[tuple[Axis, ...], float]], int]:
+        """Return what `macs` or `params` are the sum of, and a number that nothing changes.
+
+        Each is (axes, scale): the product of the axes' lengths, times the scale.
+        """
+        if of == "macs":
+            return [(cost.axes, cost.scale) for cost in self.couplings.costs], 0
+        return [(axes, 1.0) for axes in self._parameters], self._elsewhere
+
     def unit_savings(self, of: str, keep: Keep) -> NDArray[np.float64]:
         """Return the `macs` or `params` that go if one more unit goes when only `keep` stays, unit by unit."""
-        if of == "macs":
-            tensors = [(cost.axes, cost.scale) for cost in self.couplings.costs]
-        else:
-            tensors = [(axes, 1.0) for axes in self._parameters]
+        tensors, _ = self.counted(of)
         of_axis: dict[int, float] = defaultdict(float)
         axes_by_id: dict[int, Axis] = {}
         for axes, scale in tensors:

@@ -86,7 +86,7 @@ def rank(
             counted = presence[index].mean() if combine == "sum" else presence[index]  # a sum has counted layers
             combined = scaled(combined) * counted
         scores.append(combined.reshape(group.blocks.shape))
-    ranked = _order(state, known, scores)
+    ranked = ordered(state, known, scores)
     return [_rising(r) if each else r for r, each in zip(ranked, alone, strict=True)], unknown
 
 
@@ -175,7 +175,7 @@ def kinds(state: Couplings, groups: Sequence[Group], parts: Sequence[Part]) -> l
     ]
 
 
-def _order(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.float64]]) -> list[Ranked]:
+def ordered(state: Couplings, groups: Sequence[Group], scores: list[NDArray[np.float64]]) -> list[Ranked]:
     """Rank the bundles of every group: in each part the lowest first, what must stay left out."""
     stay = anchors(state, groups, scores)
     ranked = []
@@ -251,5 +251,5 @@ def removed_units(ranked: list[Ranked], counts: list[int]) -> Axis:
 
 def smallest(state: Couplings, groups: Sequence[Group]) -> Axis:
     """Return the units that go when every group is reduced as far as it goes."""
-    ranked = _order(state, groups, [np.zeros(group.blocks.shape) for group in groups])
+    ranked = ordered(state, groups, [np.zeros(group.blocks.shape) for group in groups])
     return removed_units(ranked, [len(r.bundles) for r in ranked])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from paretune.report._charts import Line, lines
 from paretune.report._format import MISSING, is_fraction, is_number, metric_text, plain_text, seconds_text
 
 Event = Mapping[str, Any]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _title(event: Event) -> str:
 def _curves(epochs: Sequence[Event], title: str, metric: Mapping[str, Any], points: int) -> Curves:
     name = plain_text(epochs[-1].get("metric") or metric["name"])
     described = metric if name == metric["name"] else {"name": name}
-    shown = _thinned(epochs, points)
+    shown = thinned(epochs, points)
     drawings = (
         _drawing(title, "loss", _losses(shown), lambda value: f"{value:.3g}"),
         _drawing(title, name, [_metric_line(name, shown, described)], _tick_text(described)),
@@ -139,8 +140,8 @@ def _caption(epochs: Sequence[Event], metric: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _thinned(events: Sequence[Event], points: int) -> list[Event]:
-    """Return at most `points` events at even distances, the first and the last among them."""
+def thinned(events: Sequence[Item], points: int) -> list[Item]:
+    """Return at most `points` of them at even distances, the first and the last among them."""
     if len(events) <= points:
         return list(events)
     return [events[round(i * (len(events) - 1) / (points - 1))] for i in range(points)]

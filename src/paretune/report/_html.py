@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from paretune.files import write_text
+from paretune.report._betas import beta_curves
 from paretune.report._curves import training_curves
 from paretune.report._format import plain_text
 from paretune.report._rounds import iterations
@@ -53,9 +54,11 @@ class Limits:
     notes: int = 200
     details: int = 60
     """Candidates whose recipe and behaviour are shown."""
+    betas: int = 3
+    """Trainings of gates that are drawn, the last ones."""
 
 
-SHORTER = (Limits(), Limits(120, 3, 60, 12, 60, 20), Limits(40, 1, 30, 4, 20, 5))
+SHORTER = (Limits(), Limits(120, 3, 60, 12, 60, 20, 2), Limits(40, 1, 30, 4, 20, 5, 1))
 
 
 def html(folder: str | Path) -> str:
@@ -195,6 +198,7 @@ def _layers(pairs: list[tuple[Mapping[str, Any], Row]], limits: Limits) -> list[
 def _curves(run: Run, limits: Limits) -> list[dict[str, Any]]:
     metric = run.summary["candidates"][0]["metric"]
     made = training_curves(run.events, metric, limits.samples)[-limits.curves :]
+    made += beta_curves(run.events, limits.samples // 4)[-limits.betas :]
     return [
         {"title": curves.title, "caption": curves.caption, "drawings": [Markup(d) for d in curves.drawings]}
         for curves in made

@@ -63,6 +63,8 @@ class Budget:
     """Units that are removed -> what the user should know of how that cost came about."""
     measured: bool = False
     """True where a cost takes seconds and is known to a few percent only."""
+    step: str = "prune.channels"
+    """Who asked."""
 
 
 Amount = Annotated[float | str | None, Range(0.0, math.inf, low_open=True)]
@@ -90,8 +92,10 @@ def target_amount(name: str, value: float | str, full: float, step: str = "prune
     return number * full if relative else number
 
 
-def budget(analysis: Analysis, name: str, asked: float | str, target: Target | None = None) -> Budget:
-    """Return the budget of that name (one of BUDGETS); latency is that on the target."""
+def budget(
+    analysis: Analysis, name: str, asked: float | str, target: Target | None = None, step: str = Budget.step
+) -> Budget:
+    """Return the budget of that name (one of BUDGETS); latency is that on the target. step: who asks."""
     if name == "latency":
         return _timed_budget(Timing(analysis, target or Target()), asked)
     counts: dict[str, Callable[[Keep], float]] = {
@@ -100,9 +104,13 @@ def budget(analysis: Analysis, name: str, asked: float | str, target: Target | N
         "size": lambda keep: size_of(analysis, keep),
     }
     count, full = counts[name], counts[name](analysis.everything)
-    limit = target_amount(name, asked, full)
+    limit = target_amount(name, asked, full, step)
     of = "macs" if name == "macs" else "params"
-    return Budget(name, asked, limit, full, BUDGETS[name][1], of, lambda removed: count(analysis.keep(removed)))
+
+    def cost(removed: Axis) -> float:
+        return count(analysis.keep(removed))
+
+    return Budget(name, asked, limit, full, BUDGETS[name][1], of, cost, step=step)
 
 
 def _timed_budget(timing: Timing, asked: float | str) -> Budget:

@@ -138,20 +138,60 @@ def select(
     else:
         path = path_of(ranked, multiple, _kinds(analysis, ranked) if scope == "isomorphic" else None)
         if ratio is not None:
-            within = path.gone <= ratio * path.total + 1e-9
-            counts = path.counts(int(within.sum()))
-            if within.all() and (path.gone < np.floor(ratio * path.total)).all():  # every group is at its least
-                asked = [len(r.bundles) for r in ranked]
+            counts, asked = _by_ratio(ranked, ratio, path)
         else:
             assert bound is not None
             counts = _by_budget(ranked, bound, path, scope, multiple)
+    told = bound.notes(removed_units(ranked, counts)) if bound is not None else ()
+    return _selection(analysis, ranked, counts, asked, multiple, unknown, told, nothing=not free)
+
+
+def to_target(
+    analysis: Analysis,
+    ranked: list[Ranked],
+    target: float | Budget,
+    *,
+    multiple: int = 1,
+    unknown: Sequence[tuple[Group, str]] = (),
+) -> Selection:
+    """Choose of groups whose bundles stand in order already, all together, the lowest score first.
+
+    target: the fraction of the bundles to remove, or a budget. unknown: (group, why) of those that keep all.
+    """
+    if multiple > 1:
+        ranked = [part for r in ranked for part in by_makers(analysis.couplings, r)]
+    path, asked = path_of(ranked, multiple, None), None
+    if isinstance(target, Budget):
+        counts = _by_budget(ranked, target, path, "global", multiple)
+    else:
+        counts, asked = _by_ratio(ranked, target, path)
+    return _selection(analysis, ranked, counts, asked, multiple, unknown)
+
+
+def _by_ratio(ranked: list[Ranked], ratio: float, path: Path) -> tuple[list[int], list[int] | None]:
+    """Return how many bundles go of each group, and how many were asked for where there are not so many."""
+    within = path.gone <= ratio * path.total + 1e-9
+    least = within.all() and (path.gone < np.floor(ratio * path.total)).all()  # every group is at its least
+    return path.counts(int(within.sum())), [len(r.bundles) for r in ranked] if least else None
+
+
+def _selection(
+    analysis: Analysis,
+    ranked: list[Ranked],
+    counts: list[int],
+    asked: list[int] | None,
+    multiple: int,
+    unknown: Sequence[tuple[Group, str]],
+    told: Sequence[str] = (),
+    *,
+    nothing: bool = False,
+) -> Selection:
     removed = removed_units(ranked, counts)
     keep = analysis.keep(removed)
     lost = {r.group.layers[0]: r.group.makes[0] for r, k in zip(ranked, counts, strict=True) if k}
     after = {layer: int(kept(keep, made.units).sum()) for layer, made in lost.items()}
     whole = [f"{group.label} keeps its {group.width} channels: {why}" for group, why in unknown]
-    told = bound.notes(removed) if bound is not None else ()
-    none = () if free else ("nothing was cut: what is protected is all that could be",)
+    none = ("nothing was cut: what is protected is all that could be",) if nothing else ()
     notes = (*none, *_stuck(ranked, multiple), *_emptied(ranked, counts, asked or counts, multiple), *whole, *told)
     return Selection(removed, after, notes, analysis.couplings.units.count)
 
@@ -301,7 +341,7 @@ def _by_budget(ranked: list[Ranked], bound: Budget, path: Path, scope: str, mult
 def _out_of_reach(bound: Budget, floor: float, multiple: int) -> str:
     number = "{:.3g}".format if bound.measured else "{:.0f}".format
     return (
-        f"prune.channels: {bound.name}={bound.asked} is {number(bound.limit)} {bound.unit}, and the least that "
+        f"{bound.step}: {bound.name}={bound.asked} is {number(bound.limit)} {bound.unit}, and the least that "
         f"this model can be cut to is {number(floor)} ({floor / max(1e-9, bound.full):.3f} of its "
         f"{number(bound.full)})"
         + (f" with multiple={multiple}" if multiple > 1 else "")

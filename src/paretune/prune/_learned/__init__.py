@@ -1,0 +1,1 @@
+"""Learned importance: gates over coupled channels, trained under a budget."""
