@@ -11,7 +11,7 @@ from paretune.data import call
 from paretune.distill import Distill
 from paretune.export import certify, export_onnx, save, strip
 from paretune.masks import masked
-from paretune.prune import Channels, Gradual, Iterative, Learned, Neighbours, Sparse, Weights
+from paretune.prune import Channels, Gradual, Greg, GroupLasso, Iterative, Learned, Neighbours, Sparse, Weights
 from paretune.quantize import Static
 from paretune.recipe import Context, Step
 from paretune.task import Task
@@ -26,6 +26,8 @@ STEPS: dict[str, Step] = {
     "gradual": Gradual(ratio=0.6, every=1, **FIXED),
     "sparse": Sparse(strength=3.0, proximal=True, optimizer="sgd", **FIXED | {"lr": 0.01}),
     "learned": Learned(macs=0.7, rate=0.5, recalibrate=64, **FIXED),
+    "group_lasso": GroupLasso(params=0.7, repair=64, **FIXED),
+    "greg": Greg(params=0.7, repair=64, **FIXED),
     "neighbours": Neighbours(ratio=0.3, recalibrate=64),
     "iterative": Iterative(
         prune={"prune.channels": {"ratio": 0.3, "recalibrate": 64}},
@@ -34,7 +36,7 @@ STEPS: dict[str, Step] = {
         latency=False,
     ),
 }
-SMALLER = ("prune", "neighbours", "learned", "iterative")
+SMALLER = ("prune", "group_lasso", "greg", "neighbours", "learned", "iterative")
 
 
 @pytest.mark.parametrize("pair", itertools.product(STEPS, repeat=2), ids="-".join)

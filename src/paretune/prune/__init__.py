@@ -18,6 +18,8 @@ from paretune.prune._n_m import n_m
 from paretune.prune._neighbours.neighbours import Merged, Neighbours, neighbours
 from paretune.prune._neighbours.tree import Branch, removal_tree
 from paretune.prune._regular.fista import Solution, fista
+from paretune.prune._regular.greg import Greg, greg
+from paretune.prune._regular.group_lasso import GroupLasso, group_lasso
 from paretune.prune._regular.path import PathPoint, SparsePath, sparse_path
 from paretune.prune._regular.sparse import Sparse, sparse
 from paretune.prune._repair.repair import Repaired, repair
@@ -33,7 +35,9 @@ __all__ = [
     "Branch",
     "Channels",
     "Gradual",
+    "Greg",
     "Group",
+    "GroupLasso",
     "Iterated",
     "Iterative",
     "Layer",
@@ -60,6 +64,8 @@ __all__ = [
     "experts",
     "fista",
     "gradual",
+    "greg",
+    "group_lasso",
     "heads",
     "iterative",
     "learned",
