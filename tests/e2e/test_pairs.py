@@ -11,7 +11,7 @@ from paretune.data import call
 from paretune.distill import Distill
 from paretune.export import certify, export_onnx, save, strip
 from paretune.masks import masked
-from paretune.prune import Channels, Gradual, Iterative, Learned, Neighbours, Weights
+from paretune.prune import Channels, Gradual, Iterative, Learned, Neighbours, Sparse, Weights
 from paretune.quantize import Static
 from paretune.recipe import Context, Step
 from paretune.task import Task
@@ -24,6 +24,7 @@ STEPS: dict[str, Step] = {
     "distill": Distill(**FIXED),
     "weights": Weights(ratio=0.6, recalibrate=64),
     "gradual": Gradual(ratio=0.6, every=1, **FIXED),
+    "sparse": Sparse(strength=3.0, proximal=True, optimizer="sgd", **FIXED | {"lr": 0.01}),
     "learned": Learned(macs=0.7, rate=0.5, recalibrate=64, **FIXED),
     "neighbours": Neighbours(ratio=0.3, recalibrate=64),
     "iterative": Iterative(
@@ -47,7 +48,9 @@ def test_each_pair_of_steps_then_int8(pair: tuple[str, str], trained_task: Task,
     after = sum(p.numel() for p in model.parameters())
     assert (after < before) == any(name in SMALLER for name in pair)
     sparse = [parameter for parameter in masked(model).values() if parameter.numel()]
-    if "weights" in pair or "gradual" in pair:  # a cut may take more of the zeros, or of the others
+    if (
+        "weights" in pair or "gradual" in pair or "sparse" in pair
+    ):  # a cut may take more of the zeros, or of the others
         zeros = sum(int((parameter == 0).sum()) for parameter in sparse)
         total = sum(parameter.numel() for parameter in sparse)
         assert zeros > 0.3 * total

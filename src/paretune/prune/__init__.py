@@ -17,6 +17,9 @@ from paretune.prune._learned.learned import Learned, Weighed, learned
 from paretune.prune._n_m import n_m
 from paretune.prune._neighbours.neighbours import Merged, Neighbours, neighbours
 from paretune.prune._neighbours.tree import Branch, removal_tree
+from paretune.prune._regular.fista import Solution, fista
+from paretune.prune._regular.path import PathPoint, SparsePath, sparse_path
+from paretune.prune._regular.sparse import Sparse, sparse
 from paretune.prune._repair.repair import Repaired, repair
 from paretune.prune._selection.selection import select
 from paretune.prune._sparse.gradual import Gradual, Trained, gradual
@@ -37,10 +40,14 @@ __all__ = [
     "Learned",
     "Merged",
     "Neighbours",
+    "PathPoint",
     "Prediction",
     "Pruned",
     "Repaired",
     "Selection",
+    "Solution",
+    "Sparse",
+    "SparsePath",
     "Trained",
     "Trajectory",
     "Weighed",
@@ -51,6 +58,7 @@ __all__ = [
     "cut",
     "embedding",
     "experts",
+    "fista",
     "gradual",
     "heads",
     "iterative",
@@ -63,5 +71,7 @@ __all__ = [
     "repair",
     "replay",
     "select",
+    "sparse",
+    "sparse_path",
     "weights",
 ]

@@ -1,0 +1,1 @@
+"""Training for sparsity: penalties that make weights, or whole channels, small or zero."""
