@@ -197,20 +197,21 @@ def learned(
     groups, left = gated(analysis, unprotected(analysis, protect))
     if not groups:
         raise InfeasibleError(_no_gate(left))
-    places = places_of(groups, analysis.couplings.units)
+    places, names = places_of(groups, analysis.couplings.units), [group.label for group in groups]
     choose = partial(_choose, plan=plan, places=places, left=left)
     choose(analysis, beta=np.zeros(places.count))  # a target out of reach is told before anything is trained
     cost, limit = plan.cost(analysis, places)
     under = Gated(analysis.model, places, reads_of(analysis, places), cost, limit, together=together)
     fitted = fit(
         under, task, **asdict(settings), objective=_objective(task, penalty, settings.label_smoothing),
-        objective_key=json.dumps({"learned": asdict(plan)}, sort_keys=True), keep_best=False, context=context,
+        objective_key=json.dumps({"learned": asdict(plan), "gates": names}, sort_keys=True), keep_best=False,
+        context=context,
         each_step=lambda step, steps: under.learn(
             step, steps, recursion=recursion, optimizer=optimizer, rate=rate
         ),
     )  # fmt: skip
     notes = _notes(float(cost((under.beta >= 0).float()) / limit))
-    trajectories = under.trajectories([group.label for group in groups])
+    trajectories = under.trajectories(names)
     beta = under.beta.double().numpy()
     if together:
         under.fold()
