@@ -298,9 +298,31 @@ def test_the_lowest_betas_go():
     pruned = prune.learned(model, halves, **how, **FIXED)
     assert pruned.widths == {"0": 4}
     assert torch.equal(pruned.model[0].weight, model[0].weight[[1, 3, 4, 7]])  # the weights stayed
-    gates = (pruned.model[2].weight / model[2].weight[:, [1, 3, 4, 7]])[0]  # and the gates are in what reads
-    assert ((gates > 0.5) & (gates < 1)).all()
-    assert torch.allclose(pruned.model[2].weight, model[2].weight[:, [1, 3, 4, 7]] * gates)
+    assert torch.equal(pruned.model[2].weight, model[2].weight[:, [1, 3, 4, 7]])
+
+
+def test_gates_are_folded_into_weights_that_were_trained_with_them():
+    """At next to no learning rate of the weights, what reads a channel is its gate's part of what it was."""
+    how = {
+        "ratio": 0.4,
+        "epochs": 2,
+        "rate": 0.3,
+        "repair": 0,
+        "recalibrate": 0,
+        "protect": "0",
+        **FIXED,
+        "lr": 1e-12,
+    }
+    pruned, whole = prune.learned(net(), task(), **how), net()
+    (way,) = pruned.trajectories
+    parts = {}
+    for column in pruned.model[5].weight.detach().T:
+        factors = column[None] / whole[5].weight.detach().T
+        match = int((factors.std(dim=1)).argmin())
+        parts[match] = float(factors[match].mean())
+    betas = torch.logit(torch.tensor(list(parts.values())))
+    assert len(parts) == pruned.model[5].in_features < 12
+    assert betas.max() == pytest.approx(way.quantiles[-1][-1], abs=1e-3) and betas.min() > way.quantiles[-1][0]
 
 
 def test_weights_stay_and_so_does_batch_norm_unless_they_are_trained_together():

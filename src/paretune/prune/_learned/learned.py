@@ -7,8 +7,10 @@ A gate is sigmoid(beta), one for channels that must be cut together, and is trai
 where the cost is what the budget is of: multiply-accumulates, parameters or channels, with the slope of the
 expected cost (`gates`, `expected`). How beta follows from beta is in `recursion`, in two readings. At the end the
 channels of the lowest beta go, over all layers together, until the budget is met exactly; where training has come
-so far, these are the ones whose gates are below a half. They are cut for good, and the gates of the others are
-folded into the weights that read them, which computes the same.
+so far, these are the ones whose gates are below a half. They are cut for good. The gates of the others are folded
+into the weights that were trained with them, which computes the same. Weights that stayed are left as they were,
+without gates: these have told what matters, and what they made of the outputs would be worse. What was cut, and
+passed something on, is made up for by what is kept, in closed form.
 
 Sources: gates on channels trained with the network and then cut: Liu et al., "Learning Efficient Convolutional
 Networks through Network Slimming", ICCV 2017, arXiv:1708.06519; a penalty on what the gates let the network cost:
@@ -163,7 +165,7 @@ def learned(
         l has just got, yields beta(l+1) = log n(l+1) - rate * dJ/dbeta(l+1): a step moves one layer, and after the
         last the first goes on from where it was.
     together: the weights are trained at the same time. Without it the weights, and the statistics of batch norm,
-        stay as they are while beta is learned, and dropout is off.
+        stay as they are while beta is learned, dropout is off, and the gates are left out in the end.
     multiple, protect, structures, form: as `prune.channels` takes them.
     repair: training samples on which kept weights are made to make up for what went, in closed form
         (`prune.repair`): gates that are half closed count still; 0 leaves the weights.
@@ -195,22 +197,25 @@ def learned(
     groups, left = gated(analysis, unprotected(analysis, protect))
     if not groups:
         raise InfeasibleError(_no_gate(left))
-    places = places_of(groups, analysis.couplings.units)
+    places, names = places_of(groups, analysis.couplings.units), [group.label for group in groups]
     choose = partial(_choose, plan=plan, places=places, left=left)
     choose(analysis, beta=np.zeros(places.count))  # a target out of reach is told before anything is trained
     cost, limit = plan.cost(analysis, places)
     under = Gated(analysis.model, places, reads_of(analysis, places), cost, limit, together=together)
     fitted = fit(
         under, task, **asdict(settings), objective=_objective(task, penalty, settings.label_smoothing),
-        objective_key=json.dumps({"learned": asdict(plan)}, sort_keys=True), keep_best=False, context=context,
+        objective_key=json.dumps({"learned": asdict(plan), "gates": names}, sort_keys=True), keep_best=False,
+        context=context,
         each_step=lambda step, steps: under.learn(
             step, steps, recursion=recursion, optimizer=optimizer, rate=rate
         ),
     )  # fmt: skip
     notes = _notes(float(cost((under.beta >= 0).float()) / limit))
-    trajectories = under.trajectories([group.label for group in groups])
+    trajectories = under.trajectories(names)
     beta = under.beta.double().numpy()
-    under.fold().eval()
+    if together:
+        under.fold()
+    analysis.model.eval()
     analysis, selection, pruned = cut_what_can_be(analysis, partial(choose, beta=beta), form)
     if repair:
         pruned = repaired(analysis, selection, pruned, task.data("train"), samples=repair, seed=context.seed)
