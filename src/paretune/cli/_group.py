@@ -39,6 +39,12 @@ def commands() -> tuple[Entry, ...]:
         Entry("prune", "Remove channels from a model.", "_technique", one),
         Entry("distill", "Train a model on the outputs of the baseline.", "_technique", one),
         Entry("quantize", "Store and compute a model in fewer bits.", "_technique", one),
+        Entry(
+            "sensitivity",
+            "Show which layers hurt when they lose channels, and what that saves.",
+            "_sensitivity",
+            look,
+        ),
         Entry("measure", "Time an ONNX file, alone, against another, or under a load.", "_measure", look),
         Entry("verify", "Prove again, from the files, what the certificates of a run claim.", "_verify", look),
         Entry("report", "Write the HTML report of a run.", "_report", look),

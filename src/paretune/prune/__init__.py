@@ -24,6 +24,7 @@ from paretune.prune._regular.path import PathPoint, SparsePath, sparse_path
 from paretune.prune._regular.sparse import Sparse, sparse
 from paretune.prune._repair.repair import Repaired, repair
 from paretune.prune._selection.selection import select
+from paretune.prune._sensitivity import GroupSensitivity, Sensitivity, SensitivityPoint, sensitivity
 from paretune.prune._sparse.gradual import Gradual, Trained, gradual
 from paretune.prune._sparse.weights import Weights, weights
 from paretune.prune._structures import embedding, experts, heads, neurons
@@ -38,6 +39,7 @@ __all__ = [
     "Greg",
     "Group",
     "GroupLasso",
+    "GroupSensitivity",
     "Iterated",
     "Iterative",
     "Layer",
@@ -49,6 +51,8 @@ __all__ = [
     "Pruned",
     "Repaired",
     "Selection",
+    "Sensitivity",
+    "SensitivityPoint",
     "Solution",
     "Sparse",
     "SparsePath",
@@ -77,6 +81,7 @@ __all__ = [
     "repair",
     "replay",
     "select",
+    "sensitivity",
     "sparse",
     "sparse_path",
     "weights",

@@ -80,13 +80,21 @@ def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
 
 
 def _render(run: Run, limits: Limits) -> str:
-    environment = _environment()
+    return rendered("report.html", **_content(run, limits))
+
+
+def rendered(template: str, **content: Any) -> str:
+    """Return a page: a template with its content, and the style and script that all pages have."""
     script = _source("report.js")
-    return environment.get_template("report.html").render(
-        **_content(run, limits),
-        style=Markup(_source("report.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **content,
+            style=Markup(_source("report.css")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
     )
 
 

@@ -105,22 +105,9 @@ def select(
     check_whole("prune.channels: seed", seed, least=0)
     if threshold is not None and score is None:
         score = "l1"  # a threshold is in the unit of a score
-    by_default = (SEEING, BLIND) if data is not None else (BLIND,)
-    scores = [resolve_score(each) for each in (by_default if score is None else (score,))]
-    require_groups(analysis)
-    require_values(analysis.model)
-    data = batches_of(data)
-    free = unprotected(analysis, protect)
     normalise = threshold is None and scope != "local"
     how = {"data": data, "loss": loss, "samples": samples, "seed": seed}
-    ranked, blind = _scored(analysis, free, scores, combine, normalise, **how)
-    needed = f"score '{name_of(scores[-1])}' needs {', '.join(needs(scores[-1]))}, which"
-    if free and not ranked:
-        raise InputError(
-            f"prune.channels: {needed} no layer that can be pruned has for all of its channels; choose another "
-            "score, for example l1"
-        )
-    unknown = [(group, f"{needed} not all of them have") for group in blind]
+    ranked, unknown = _ranked(analysis, score, protect, combine, normalise, **how)
     bound = next((budget(analysis, n, asked, target) for n, asked in budgets.items() if asked is not None), None)
     if bound is not None:
         ranked = by_saving(analysis, ranked, bound.counts)
@@ -143,7 +130,51 @@ def select(
             assert bound is not None
             counts = _by_budget(ranked, bound, path, scope, multiple)
     told = bound.notes(removed_units(ranked, counts)) if bound is not None else ()
-    return _selection(analysis, ranked, counts, asked, multiple, unknown, told, nothing=not free)
+    nothing = not ranked and not unknown
+    return _selection(analysis, ranked, counts, asked, multiple, unknown, told, nothing=nothing)
+
+
+def lowest_first(
+    analysis: Analysis,
+    *,
+    score: ScoreSpec | Score | None = None,
+    protect: Iterable[str] = (),
+    data: Any = None,
+    loss: Any = None,
+    samples: int | None = None,
+    seed: int = 0,
+) -> tuple[list[Ranked], list[tuple[Group, str]]]:
+    """Return every group with its channels in the order in which they go, and (group, why) of those without one.
+
+    The arguments are those of `select`. Scores are as they are: groups do not compare.
+    """
+    how = {"data": data, "loss": loss, "samples": samples, "seed": seed}
+    return _ranked(analysis, score, protect, "mean", normalise=False, **how)
+
+
+def _ranked(
+    analysis: Analysis,
+    score: ScoreSpec | Score | None,
+    protect: Iterable[str],
+    combine: str,
+    normalise: bool,
+    **samples: Any,
+) -> tuple[list[Ranked], list[tuple[Group, str]]]:
+    """Return the groups that are not protected, ranked, and (group, why) of those that the score does not see."""
+    by_default = (SEEING, BLIND) if samples["data"] is not None else (BLIND,)
+    scores = [resolve_score(each) for each in (by_default if score is None else (score,))]
+    require_groups(analysis)
+    require_values(analysis.model)
+    free = unprotected(analysis, protect)
+    samples["data"] = batches_of(samples["data"])
+    ranked, blind = _scored(analysis, free, scores, combine, normalise, **samples)
+    needed = f"score '{name_of(scores[-1])}' needs {', '.join(needs(scores[-1]))}, which"
+    if free and not ranked:
+        raise InputError(
+            f"prune.channels: {needed} no layer that can be pruned has for all of its channels; choose another "
+            "score, for example l1"
+        )
+    return ranked, [(group, f"{needed} not all of them have") for group in blind]
 
 
 def to_target(
