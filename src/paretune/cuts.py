@@ -84,6 +84,8 @@ class Cuts:
     """Form "graph": the nodes of the rewritten graph (`paretune.graphs`), run in place of the model's forward."""
     masks: tuple[masking.Mask, ...] = ()
     """Weights that are zero and stay zero; a manifest that has some cuts nothing."""
+    resolution: tuple[int, int] | None = None
+    """Height and width that the model scales its images to before it looks at them."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as plain JSON values."""
@@ -102,6 +104,7 @@ class Cuts:
             "form": self.form,
             "base": list(self.base),
             "graph": list(self.graph),
+            "resolution": None if self.resolution is None else list(self.resolution),
             "masks": [{"tensor": m.tensor, "shape": list(m.shape), "bits": m.bits} for m in self.masks],
         }
 
@@ -130,8 +133,18 @@ class Cuts:
             form=content["form"],
             base=tuple(content.get("base", ())),
             graph=tuple(content.get("graph", ())),
+            resolution=_size(content.get("resolution")),
             masks=tuple(masking.Mask(m["tensor"], tuple(m["shape"]), m["bits"]) for m in content.get("masks", ())),
         )
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    height, width = value
+    if not all(type(side) is int and side > 0 for side in (height, width)):
+        raise ValueError(f"resolution {value!r} is no size in pixels")
+    return height, width
 
 
 def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
@@ -157,6 +170,7 @@ def forget(model: nn.Module) -> None:
 
 
 def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
+    from paretune._resized import resized
     from paretune._skip import Skip
     from paretune.graphs import from_json
 
@@ -185,7 +199,9 @@ def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
         setattr(holder, change.attribute, _like(getattr(holder, change.attribute, None), change.new))
     masking.apply(model, stays)
     forget(model)
-    return from_json(model, list(cuts.graph)) if cuts.form == "graph" else model
+    if cuts.form == "graph":
+        return from_json(model, list(cuts.graph))
+    return model if cuts.resolution is None else resized(model, cuts.resolution)
 
 
 def parametrized(model: nn.Module) -> tuple[str, ...]:

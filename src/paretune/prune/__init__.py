@@ -23,6 +23,7 @@ from paretune.prune._regular.group_lasso import GroupLasso, group_lasso
 from paretune.prune._regular.path import PathPoint, SparsePath, sparse_path
 from paretune.prune._regular.sparse import Sparse, sparse
 from paretune.prune._repair.repair import Repaired, repair
+from paretune.prune._resolution import Resolution, resolution
 from paretune.prune._selection.selection import select
 from paretune.prune._sensitivity import GroupSensitivity, Sensitivity, SensitivityPoint, sensitivity
 from paretune.prune._sparse.gradual import Gradual, Trained, gradual
@@ -50,6 +51,7 @@ __all__ = [
     "Prediction",
     "Pruned",
     "Repaired",
+    "Resolution",
     "Selection",
     "Sensitivity",
     "SensitivityPoint",
@@ -80,6 +82,7 @@ __all__ = [
     "removal_tree",
     "repair",
     "replay",
+    "resolution",
     "select",
     "sensitivity",
     "sparse",
