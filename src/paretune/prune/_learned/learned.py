@@ -36,7 +36,7 @@ from paretune.errors import InfeasibleError, InputError, RecipeError, TaskError,
 from paretune.prune._analysis import Analysis, analyze, only, require_groups
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._channels import repaired
-from paretune.prune._couplings.groups import STRUCTURES, Group
+from paretune.prune._couplings.groups import Group
 from paretune.prune._cut import Pruned, Selection, check_form
 from paretune.prune._learned.expected import Expected
 from paretune.prune._learned.gates import Gated, Trajectory
@@ -44,10 +44,12 @@ from paretune.prune._learned.places import Places, gated, places_of, reads_of
 from paretune.prune._learned.recursion import OPTIMIZERS, RECURSIONS
 from paretune.prune._probe import cut_what_can_be, followed
 from paretune.prune._ranking import ordered
-from paretune.prune._selection.budget import Amount, Budget, budget, target_amount
+from paretune.prune._regular.fields import TrainAndCut
+from paretune.prune._selection.budget import Budget
+from paretune.prune._selection.goal import Goal
 from paretune.prune._selection.selection import to_target, unprotected
 from paretune.prune._sparse.gradual import Trained
-from paretune.recipe import Context, Range, Step, StepResult, check_ranges
+from paretune.recipe import Context, Range, StepResult
 from paretune.train import fit, recalibrate_batch_norm
 from paretune.train._objective import task_objective
 from paretune.train._training import Training
@@ -55,7 +57,6 @@ from paretune.train._training import Training
 if TYPE_CHECKING:
     from paretune.task import Task
 
-TARGETS = ("ratio", "macs", "params")
 WEIGHTS_OPTIMIZERS = ("adamw", "adam", "sgd")
 ABOVE = 0.05
 """A cost of the open gates that ends further above the budget than this part of it is told."""
@@ -85,19 +86,7 @@ class Plan:
     weights_optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
-        asked = [name for name in TARGETS if getattr(self, name) is not None]
-        if len(asked) != 1:
-            raise InputError(
-                f"prune.learned: give exactly one of {', '.join(TARGETS)}; got {' and '.join(asked) or 'none'}"
-            )
-        if self.ratio is not None and not (is_number(self.ratio) and 0 <= self.ratio < 1):
-            raise InputError(
-                f"prune.learned: ratio={self.ratio!r} must be at least 0 and below 1; it is the fraction of the "
-                "channels that is removed"
-            )
-        for name in ("macs", "params"):
-            if getattr(self, name) is not None:
-                target_amount(name, getattr(self, name), 1, "prune.learned")
+        self.goal()
         choices = {"optimizer": OPTIMIZERS, "recursion": RECURSIONS, "weights_optimizer": WEIGHTS_OPTIMIZERS}
         for name, allowed in choices.items():
             value = getattr(self, name)
@@ -113,17 +102,14 @@ class Plan:
         if not isinstance(self.multiple, int) or self.multiple < 1:
             raise InputError(f"prune.learned: multiple={self.multiple!r} must be a whole number of at least 1")
 
-    def target(self, analysis: Analysis) -> float | Budget:
-        """Return what the cut is to meet: a fraction of channels to remove, or a budget."""
-        if self.ratio is not None:
-            return self.ratio
-        name, asked = next((n, v) for n in ("macs", "params") if (v := getattr(self, n)) is not None)
-        return budget(analysis, name, asked, step="prune.learned")
+    def goal(self) -> Goal:
+        """Return what the cut is to meet."""
+        return Goal(who="prune.learned", ratio=self.ratio, macs=self.macs, params=self.params)
 
     def cost(self, analysis: Analysis, places: Places) -> tuple[Expected, float]:
         """Return what the gates let the model cost, and what it may."""
         units = analysis.couplings.units
-        target = self.target(analysis)
+        target = self.goal().of(analysis)
         if isinstance(target, Budget):
             return Expected(places, units, *analysis.counted(target.counts)), target.limit
         every = np.concatenate([group.blocks.ravel() for group in places.groups])
@@ -251,7 +237,7 @@ def _choose(
     groups = [group for group in analysis.groups if (places.of_unit[group.blocks] < places.count).all()]
     scores = [beta[places.of_unit[group.blocks]] for group in groups]
     ranked = ordered(analysis.couplings, groups, scores)
-    return to_target(analysis, ranked, plan.target(analysis), multiple=plan.multiple, unknown=left)
+    return to_target(analysis, ranked, plan.goal().of(analysis), multiple=plan.multiple, unknown=left)
 
 
 def _no_gate(left: Sequence[tuple[Group, str]]) -> str:
@@ -271,21 +257,14 @@ def _notes(ended: float) -> tuple[str, ...]:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Learned(Training, Step):
+class Learned(TrainAndCut):
     """Learn a gate for every channel under a budget, then cut what the gates closed.
 
     The weights are trained at the same time, or stay. Without a target, half of the multiply-accumulates stay.
     """
 
     name: ClassVar[str] = "prune.learned"
-    uses_data: ClassVar[tuple[str, ...]] = ("train", "val")
 
-    ratio: Annotated[float | None, Range(0.0, 1.0, high_open=True)] = None
-    """Fraction of the channels to remove."""
-    macs: Amount = None
-    """Multiply-accumulates to keep: a fraction of the incoming model's, or an amount like 20e6 or "20M"."""
-    params: Amount = None
-    """Parameters to keep, likewise: 0.5 or "1M"."""
     optimizer: str = "adagrad"  # type: ignore[assignment]  # of beta; that of the weights is weights_optimizer
     """Of the gates: adagrad or sgd."""
     rate: Annotated[float, Range(0, 1000, low_open=True)] = 0.1
@@ -300,29 +279,9 @@ class Learned(Training, Step):
     """Of the weights."""
     multiple: Annotated[int, Range(1, 1024)] = 1
     """Widths after the cut are multiples of this: 16 suits the CPU's kernels."""
-    protect: tuple[str, ...] = ()
-    """Layers, by name or glob, that keep the channels they make."""
-    structures: tuple[str, ...] = ()
-    """What may be removed, as `prune.channels` has it; else all."""
-    form: str = "auto"
-    """`module`, `graph` or `auto`, as `prune.channels` has it."""
-    repair: Annotated[int, Range(0, 1_000_000)] = 512
-    """Training samples on which kept weights are made to make up for what went, in closed form; 0 leaves them."""
-    recalibrate: Annotated[int, Range(0, 1_000_000)] = 512
-    """Training samples for the recalibration of batch norm, where nothing is repaired; 0 leaves the statistics."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self)
-        if all(getattr(self, name) is None for name in TARGETS):
-            object.__setattr__(self, "macs", 0.5)
-        for name in self.structures:
-            if name not in STRUCTURES:
-                raise RecipeError(
-                    f"prune.learned: structures: '{name}' is none of {', '.join(STRUCTURES)}."
-                    f"{nearest(name, STRUCTURES)}"
-                )
-        check_form(self.form)
         Plan(**{field.name: getattr(self, field.name) for field in fields(Plan)})
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:

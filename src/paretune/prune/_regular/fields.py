@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from paretune.errors import RecipeError, nearest
+from paretune.prune._couplings.groups import STRUCTURES
+from paretune.prune._cut import check_form
 from paretune.prune._selection.budget import Amount
 from paretune.prune._selection.goal import GOALS, Goal
 from paretune.prune._sparse.gradual import Trained
@@ -40,6 +43,13 @@ class TrainAndCut(Training, Step):
         if all(getattr(self, name) is None for name in GOALS):
             object.__setattr__(self, "macs", 0.5)
         Goal(who=self.name, **{name: getattr(self, name) for name in GOALS})
+        for name in self.structures:
+            if name not in STRUCTURES:
+                raise RecipeError(
+                    f"{self.name}: structures: '{name}' is none of {', '.join(STRUCTURES)}."
+                    f"{nearest(name, STRUCTURES)}"
+                )
+        check_form(self.form)
 
 
 def told(made: Trained, context: Context) -> StepResult:
