@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from paretune.export import Exported
 
 Listener = Callable[[str, dict[str, Any]], None]
-TOLD = {"epoch": "curve", "round": "rounds", "beta": "beta"}
+TOLD = {"epoch": "curve", "round": "rounds", "beta": "beta", "tree": "trees"}
 """Kinds of events that the report draws, and where a finished step's details hold them."""
 
 

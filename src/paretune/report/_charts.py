@@ -49,6 +49,17 @@ class Line:
     """The index of a point to mark (the best epoch)."""
 
 
+@dataclass(frozen=True)
+class Node:
+    """One node of a tree."""
+
+    x: float
+    y: float
+    parent: int | None
+    """Index of the node that it hangs on."""
+    tip: str
+
+
 def scatter(
     points: Sequence[Point],
     *,
@@ -103,6 +114,29 @@ def lines(curves: Sequence[Line], *, x_label: str, y_label: str, y_format: Forma
     if len(clean) > 1:
         parts.append(_legend([curve.name for curve in clean]))
     return _svg(f"{title}: {', '.join(curve.name for curve in clean)}", parts)
+
+
+def tree(nodes: Sequence[Node], *, x_label: str, y_label: str, y_format: Format, title: str) -> str:
+    """Draw nodes joined to what they hang on, over an x of whole numbers."""
+    if not nodes:
+        return _empty(title)
+    x = Axis(0, max(node.x for node in nodes) + 1, LEFT, WIDTH - RIGHT)
+    y = _padded([node.y for node in nodes], HEIGHT - BOTTOM, TOP)
+    parts = [_grid(x, y, x_label, y_label, lambda value: f"{value:g}", y_format, whole=True)]
+    marks = []
+    for node in nodes:
+        if node.parent is not None:
+            above = nodes[node.parent]
+            parts.append(
+                f'<g class="curve c0" aria-hidden="true"><polyline points="{x(above.x):.1f},{y(above.y):.1f} '
+                f'{x(node.x):.1f},{y(node.y):.1f}"/></g>'
+            )
+        role, tip = "front" if node.parent is None else "other", xml(node.tip)
+        marks.append(
+            f'<g class="point {role}" role="img" aria-label="{tip}" data-tip="{tip}"><title>{tip}</title>'
+            f'<circle class="dot" cx="{x(node.x):.1f}" cy="{y(node.y):.1f}" r="4"/></g>'
+        )
+    return _svg(f"{title}: {len(nodes)} nodes", [*parts, *marks])
 
 
 def _thin_boxes(points: Sequence[Point], stairs: Sequence[Point], x: Axis, y: Axis) -> list[Box]:

@@ -34,6 +34,7 @@ from paretune.report._sections import (
     machine_rows,
 )
 from paretune.report._summary import Run, read_run
+from paretune.report._trees import removal_trees
 
 LARGEST = 1_000_000
 """Bytes that a report may have."""
@@ -207,6 +208,7 @@ def _curves(run: Run, limits: Limits) -> list[dict[str, Any]]:
     metric = run.summary["candidates"][0]["metric"]
     made = training_curves(run.events, metric, limits.samples)[-limits.curves :]
     made += beta_curves(run.events, limits.samples // 4)[-limits.betas :]
+    made += removal_trees(run.events, limits.samples)[-limits.betas :]
     return [
         {"title": curves.title, "caption": curves.caption, "drawings": [Markup(d) for d in curves.drawings]}
         for curves in made

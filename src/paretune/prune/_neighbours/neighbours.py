@@ -292,12 +292,8 @@ class Neighbours(Step):
             )
         pruned.model.cpu()  # where every step hands its model over
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": pruned.widths})
-        details = {
-            "before": pruned.before,
-            "after": pruned.after,
-            "widths": pruned.widths,
-            "trees": [
-                {"group": name, "removed": [asdict(branch) for branch in tree]} for name, tree in pruned.trees
-            ],
-        }
+        trees = [{"group": name, "removed": [asdict(branch) for branch in tree]} for name, tree in pruned.trees]
+        for tree in trees:
+            context.emit("tree", tree)
+        details = {"before": pruned.before, "after": pruned.after, "widths": pruned.widths, "trees": trees}
         return StepResult(pruned.model, (pruned.cuts,), pruned.notes, details)
