@@ -9,7 +9,7 @@ from random import Random
 
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, Phase, example, given, note, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -523,8 +523,14 @@ def drawn(seed):
     )
 
 
-@settings(max_examples=EXAMPLES or 16, deadline=None, suppress_health_check=CHECKS, phases=[Phase.generate])
+@settings(
+    max_examples=EXAMPLES or 16,
+    deadline=None,
+    suppress_health_check=CHECKS,
+    phases=[Phase.explicit, Phase.generate],
+)
 @given(st.integers(0, 2**32))
+@example(360)  # where one unit of every kind empties an axis
 def test_blocks_of_every_kind_after_the_cut_are_the_masked_ones(oracle, seed):
     start, blocks, end, ratio, form = drawn(seed)
     note(f"Rich({start!r}, {blocks}, {end!r}), ratio={ratio}, form={form!r}")

@@ -2,10 +2,10 @@
 
 The same finds the groups whose cut the rewritten graph gets wrong, should a rule of ours be mistaken.
 
-One bundle of every group is removed; where the model fails or computes something else than the masked model, the
-groups are halved until the culprits are found. Those are pinned, with what went wrong. Of a group whose units do
-not all lie on the same tensors (zeros that a shortcut pads with, the range that a slice reads) each kind is tried
-by itself.
+One bundle of every group is removed, as far as no axis is emptied by it; where the model fails or computes
+something else than the masked model, the groups are halved until the culprits are found. Those are pinned, with
+what went wrong. Of a group whose units do not all lie on the same tensors (zeros that a shortcut pads with, the
+range that a slice reads) each kind is tried by itself.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from paretune.prune._analysis import Analysis, with_groups
 from paretune.prune._couplings.couplings import every_axis
 from paretune.prune._couplings.groups import Group
+from paretune.prune._couplings.units import Axis
 from paretune.prune._cut import Pruned, Selection, cut
 from paretune.prune._deliver import NotFollowedError, WrongGraphError, deliver, require_own_forward
+from paretune.prune._ranking import anchors
 
 _REMEDY = (
     "sizes taken from the tensor (x.shape[1], -1) where they are written in the code, "
@@ -106,13 +108,35 @@ class _Probe:
         return groups if problem is None else self.halved(groups, problem)
 
     def failure(self, groups: list[Group]) -> str | None:
-        """Remove the first bundle of each group from a copy, and return what goes wrong, or None."""
-        removed = np.concatenate([group.blocks[:, 0] for group in groups])
-        try:
-            deliver(self.analysis, self.analysis.keep(removed), self.form)
-        except (NotFollowedError, WrongGraphError) as error:
-            return error.problem
+        """Remove a bundle of each group from a copy, and return what goes wrong, or None."""
+        left = groups
+        for order in (1, -1):  # what had to stay, so that no axis is emptied, goes the second time
+            removed, left = self.one_of_each(groups, left, order)
+            try:
+                deliver(self.analysis, self.analysis.keep(removed), self.form)
+            except (NotFollowedError, WrongGraphError) as error:
+                return error.problem
+            if not left:
+                break
         return None
+
+    def one_of_each(self, groups: list[Group], wanted: list[Group], order: int) -> tuple[Axis, list[Group]]:
+        """Return a bundle of each group that can go at once, and the wanted groups of which none can."""
+        places = [
+            np.broadcast_to(
+                order * (np.arange(float(group.blocks.shape[1])) * len(groups) + index), group.blocks.shape
+            )
+            for index, group in enumerate(groups)
+        ]
+        stay = anchors(self.analysis.couplings, groups, places)
+        removed, left = [np.empty(0, np.int64)], list[Group]()
+        for group in groups:
+            free = np.flatnonzero(~stay[group.blocks].any(axis=0))
+            if len(free):
+                removed.append(group.blocks[:, free[0]])
+            elif any(group is one for one in wanted):
+                left.append(group)
+        return np.concatenate(removed), left
 
     def pin(self, group: Group, problem: str) -> None:
         """State that a group cannot be cut."""

@@ -132,8 +132,10 @@ def _cost(model: nn.Module, example: Any) -> dict[str, int]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Resolution(Step):
-    """Let the model scale its images down first, then recalibrate batch norm; three quarters of the size by
-    default."""
+    """Let the model scale its images down first, then recalibrate batch norm.
+
+    Without a size, three quarters of height and width are left.
+    """
 
     name: ClassVar[str] = "prune.resolution"
     uses_data: ClassVar[tuple[str, ...]] = ("train",)
