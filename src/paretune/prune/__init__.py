@@ -6,6 +6,8 @@ fresh model. `Channels` is the recipe's step `prune.channels`; the scores are in
 """
 
 from paretune.cuts import replay
+from paretune.prune._activations.activations import Activations, Linearised, activations
+from paretune.prune._activations.ranges import ActivationRange, Ranged, activation_range
 from paretune.prune._analysis import Analysis, Layer, analyze
 from paretune.prune._channels import Channels, channels
 from paretune.prune._couplings.groups import STRUCTURES, Group
@@ -30,6 +32,8 @@ from paretune.prune._structures import embedding, experts, heads, neurons
 
 __all__ = [
     "STRUCTURES",
+    "ActivationRange",
+    "Activations",
     "Analysis",
     "Blocks",
     "Branch",
@@ -42,11 +46,13 @@ __all__ = [
     "Iterative",
     "Layer",
     "Learned",
+    "Linearised",
     "Merged",
     "Neighbours",
     "PathPoint",
     "Prediction",
     "Pruned",
+    "Ranged",
     "Repaired",
     "Selection",
     "Solution",
@@ -56,6 +62,8 @@ __all__ = [
     "Trajectory",
     "Weighed",
     "Weights",
+    "activation_range",
+    "activations",
     "analyze",
     "blocks",
     "channels",

@@ -1,0 +1,84 @@
+"""Modules that a manifest of cuts may put in another's place, made from plain numbers; see `cuts.Replaced`.
+
+`Line` is the one of them that PyTorch has not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from paretune.errors import SurgeryError
+
+
+class Line(nn.Module):
+    """Return scale * x + shift, with one scale and one shift for each channel: a linearised activation."""
+
+    def __init__(self, channels: int, trailing: int) -> None:
+        """Begin as y = x. trailing: how many axes come after that of the channels; 1 channel stands for all."""
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.trailing = trailing
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor like x."""
+        shape = (-1, *[1] * self.trailing)
+        return x * self.scale.reshape(shape) + self.shift.reshape(shape)
+
+
+def _range(old: nn.Module, *, low: float | None, high: float | None, threshold: float | None) -> nn.Module:
+    """Return the old module followed by its range: clipped first, then small values to zero."""
+    behind: list[nn.Module] = []
+    if low is not None or high is not None:
+        infinity = float("inf")
+        behind.append(nn.Hardtanh(-infinity if low is None else low, infinity if high is None else high))
+    if threshold is not None:
+        behind.append(nn.Hardshrink(threshold))
+    return nn.Sequential(old, *behind)
+
+
+_MADE: dict[str, Callable[..., nn.Module]] = {
+    "linear": nn.Linear,
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+    "line": Line,
+}
+
+
+def made(model: nn.Module, name: str, kind: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return what takes the place of a module of the model, in its mode, on its device and in its dtype.
+
+    Weights are zeros until they are loaded (a line is y = x). Another kind than those known here, and arguments
+    that it does not take, are a SurgeryError.
+    """
+    old = model.get_submodule(name)
+    try:
+        if not all(_is_plain(value) for value in arguments.values()):
+            raise TypeError(f"arguments {arguments!r} must be plain numbers")
+        if kind == "range":
+            return _range(old, **arguments).train(old.training)
+        new = _MADE[kind](**arguments)
+    except (KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise SurgeryError(
+            f"this manifest of cuts is damaged: it puts a '{kind}' in the place of '{name}' ({error}). Give the "
+            "one that `cuts.to_json()` wrote"
+        ) from error
+    like = next((t for t in itertools.chain(old.parameters(), model.parameters()) if t.is_floating_point()), None)
+    if kind != "line":
+        for parameter in new.parameters():
+            nn.init.zeros_(parameter)
+    if like is not None:
+        new.to(device=like.device, dtype=like.dtype)
+    return new.train(old.training)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(type(item) is int for item in value)
+    return value is None or isinstance(value, bool | int | float)
