@@ -432,3 +432,20 @@ def test_the_step(trained_task):
     assert len(result.details["removed"]) == 2 and result.details["loss"] > 0
     plain = Task(name="plain", model=mlp, train=ROWS, val=ROWS)
     assert Activations(recalibrate=0).apply(mlp(), plain, Context()).details["loss"] == 0
+
+
+def test_three_are_one_where_two_would_take_more():
+    """1x1 to 12 channels, 3x3 depthwise, 1x1 to 2: in pairs they take more, all as one less."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 12, 1), nn.ReLU(), nn.Conv2d(12, 12, 3, groups=12), nn.ReLU(), nn.Conv2d(12, 2, 1)
+    ).eval()
+    images = IMAGES[:, :2]
+    pruned = prune.activations(model, images[:1], data=images, count=2)
+    assert pruned.before["macs"] == 2 * 12 * 64 + (12 * 9 + 12 * 2) * 36
+    assert pruned.after["macs"] == 2 * 2 * 9 * 36 and pruned.folds == (("0", "2", "4"),)
+    with torch.no_grad():
+        close(pruned.model(images), with_lines(model, pruned, images)(images))
+    one = prune.activations(model, images[:1], data=images, count=1, protect="1")
+    # 12 to 2 channels by 3x3 takes 12 * 2 * 9 * 36, and the two 12 * 9 * 36 + 12 * 2 * 36
+    assert one.folds == () and any("would take 7776 multiply-accumulates instead of 4752" in n for n in one.notes)

@@ -29,7 +29,7 @@ from paretune.errors import InfeasibleError, InputError, SurgeryError, check_who
 from paretune.measure import macs as count_macs
 from paretune.measure import parameters
 from paretune.prune._activations.flow import ACTIVATIONS, Flow, flow_of
-from paretune.prune._activations.fold import FOLDS, Folder, in_order
+from paretune.prune._activations.fold import FOLDS, Folder
 from paretune.prune._activations.judge import Judge, Loss, difference, judge_of, outputs_of
 from paretune.prune._activations.lines import Sums
 from paretune.prune._capture.capture import evaluating, on_device_of, try_forward
@@ -323,11 +323,11 @@ def _folded(
     with torch.no_grad():
         flow = flow_of(work, example)
         folder = Folder(work, flow, inputs, fold)
-        for name in in_order(flow, gone):
+        for name in gone:
             line = work.get_submodule(name)
             assert isinstance(line, Line)
             folder.specs[name] = ("line", {"channels": len(line.scale), "trailing": line.trailing})
-            folder.take(name)
+        folder.take([name for name in flow.calls if name in gone])
     return folder, tuple(folder.notes)
 
 

@@ -58,6 +58,8 @@ class Call:
     gives: int
     shape: tuple[int, ...]
     """Of what it reads."""
+    gave: tuple[int, ...]
+    """The shape of what it gives."""
 
 
 @dataclass
@@ -141,7 +143,7 @@ def flow_of(model: nn.Module, inputs: Any) -> Flow:
             if alone and isinstance(output, torch.Tensor):
                 reads, gives = watch.number(given[0]), watch.number(output)
                 if not isinstance(module, SAME):
-                    flow.calls[name] = Call(reads, gives, tuple(given[0].shape))
+                    flow.calls[name] = Call(reads, gives, tuple(given[0].shape), tuple(output.shape))
                 elif reads == gives:
                     flow.same[reads].append(name)
 

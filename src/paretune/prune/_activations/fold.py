@@ -1,11 +1,20 @@
-"""Folding: a line goes into the layer or batch norm before it, and two layers with no more between are one.
+"""Folding: a line goes into the layer or batch norm before it, and layers with no more between them become one.
+
+Of a chain of linear neighbours, those are merged that make the multiply-accumulates of the chain least, or, with
+fold="always", its layers fewest (a dynamic programme over its contiguous parts): two neighbours may take more as
+one layer where three take less.
 
 The work is done on a copy in float64, and every fold is kept only if the outputs stay what they were there, to
 1e-10 of the largest. What stood in a fold and is not the first layer of it becomes a `Skip`.
+
+Source: Kim et al., "Efficient Latency-Aware CNN Depth Compression via Two-Stage Dynamic Programming", ICML 2023,
+arXiv:2301.12187, for the programme over parts of a network.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +24,6 @@ from torch import Tensor, nn
 
 from paretune._replaced import Line
 from paretune._skip import Skip
-from paretune.measure import macs as count_macs
 from paretune.prune._activations.compose import NORMS, Layer, composed, layer_of, normed, obstacle, scaled
 from paretune.prune._activations.flow import Flow
 from paretune.prune._activations.judge import difference, outputs_in_float64
@@ -23,6 +31,28 @@ from paretune.prune._activations.judge import difference, outputs_in_float64
 EXACT = 1e-10
 """By how much outputs in float64 may differ, of the largest."""
 FOLDS = ("auto", "always")
+
+
+@dataclass(frozen=True)
+class _Link:
+    """Two layers in a row."""
+
+    first: str
+    norm: str | None
+    """The batch norm between them."""
+    second: str
+    line: str | None
+    """The activation between them that went."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a chain as one layer."""
+
+    layer: Layer
+    macs: float
+    reason: str = ""
+    """Why it is none; then `layer` ends before the last."""
 
 
 @dataclass
@@ -43,37 +73,50 @@ class Folder:
 
     def __post_init__(self) -> None:
         self.expected = outputs_in_float64(self.model, self.example)
+        self._behind: dict[str, str] = {}
+        """Layer or batch norm -> the line that it took in."""
 
-    def take(self, line: str) -> None:
-        """Fold a line that stands in the model as far as it can be."""
-        norm = layer = None
-        before = self.flow.before(line)
-        if before is not None and self._takes_lines(before):
-            if isinstance(self.model.get_submodule(before), NORMS):
-                norm, layer = before, self.flow.before(before)
+    def take(self, lines: Sequence[str]) -> None:
+        """Fold lines that stand in the model, in the order in which they run, as far as they can be."""
+        for line in lines:
+            before = self.flow.before(line)
+            if before is None or not self._takes_lines(before):
+                why = "what is before it is no linear layer, convolution or batch norm that it alone reads"
+                self._stays(line, why)
+            elif self._absorb(before, line):
+                self._behind[before] = line
+        chains = self._chains()
+        inside = {link.line for chain in chains for link in chain}
+        for line in lines:
+            if line in self.gone and line not in inside:
+                self._apart(line, "it has not a linear layer or convolution on both sides that nothing else reads")
+        for chain in chains:
+            self._merge(chain)
+
+    def _chains(self) -> list[list[_Link]]:
+        """Return the longest rows of linear neighbours that have a line between some of them."""
+        links: dict[str, _Link] = {}
+        for name in self.flow.calls:
+            norm, after = None, self.flow.after(name) if self._free(name) else None
+            if after is not None and self._is_norm(after):
+                norm, after = after, self.flow.after(after)
+            if after is not None and self._free(after):
+                links[name] = _Link(name, norm, after, self._behind.get(norm or name))
+        chains: list[list[_Link]] = []
+        for name, link in links.items():
+            if chains and chains[-1][-1].second == name:
+                chains[-1].append(link)
             else:
-                layer = before
-        if before is None or (norm or layer) is None:
-            self._stays(
-                line, "what is before it is no linear layer, convolution or batch norm that it alone reads"
-            )
-            return
-        if not self._absorb(before, line):
-            return
-        if layer is None or self._free(layer) is None:
-            self._apart(line, "no linear layer or convolution is before it")
-            return
-        after = self.flow.after(before)
-        if after is None or self._free(after) is None:
-            self._apart(line, "what is behind it is no linear layer or convolution that alone reads it")
-            return
-        self._merge(line, layer, norm, after)
+                chains.append([link])
+        return [chain for chain in chains if any(link.line for link in chain)]
+
+    def _is_norm(self, name: str) -> bool:
+        module: Any = self.model.get_submodule(name)
+        return type(module) in NORMS and module.running_mean is not None and self._own(module)
 
     def _takes_lines(self, name: str) -> bool:
         module: Any = self.model.get_submodule(name)
-        if type(module) in NORMS:
-            return bool(module.affine) and module.running_mean is not None and self._own(module)
-        return self._free(name) is not None
+        return bool(module.affine) if self._is_norm(name) else self._free(name) is not None
 
     def _free(self, name: str) -> Layer | None:
         """Return a layer that may be changed: no other module has its weights, no hook changes what it gives."""
@@ -119,46 +162,92 @@ class Folder:
         self.flow.join(before, line)
         return True
 
-    def _merge(self, line: str, first: str, norm: str | None, second: str) -> None:
-        """Let the first layer give what the second behind it gives."""
-        near, far = self._free(first), self._free(second)
-        assert near is not None and far is not None
-        if norm is not None:
-            near = normed(near, self.model.get_submodule(norm))
-        reason = obstacle(near, far)
+    def _merge(self, chain: list[_Link]) -> None:
+        """Merge the parts of a chain that are better as one layer."""
+        names = [chain[0].first, *(link.second for link in chain)]
+        parts = self._parts(chain, names)
+        ends = self._best(len(names), parts)
+        for start, stop in ends:
+            if stop > start:
+                self._become(chain[start:stop], parts[start, stop].layer)
+        for (start, middle), (_, stop) in itertools.pairwise(ends):
+            link = chain[middle]
+            if link.line is not None:
+                self._apart(link.line, self._why(names, parts, start, middle, stop))
+
+    def _parts(self, chain: list[_Link], names: list[str]) -> dict[tuple[int, int], _Part]:
+        """Return (first, last) -> the one layer that this part of a chain is, or what forbids it."""
+        parts: dict[tuple[int, int], _Part] = {}
+        for start, name in enumerate(names):
+            layer = self._free(name)
+            assert layer is not None
+            parts[start, start] = _Part(layer, self._cost(layer, name))
+            for stop, link in enumerate(chain[start:], start + 1):
+                if link.norm is not None:
+                    layer = normed(layer, self.model.get_submodule(link.norm))
+                second = self._free(link.second)
+                assert second is not None
+                reason = obstacle(layer, second)
+                if reason:
+                    parts[start, stop] = _Part(
+                        layer, math.inf, f"{name} and {link.second} are no one layer: {reason}"
+                    )
+                    break
+                layer = composed(layer, second)
+                parts[start, stop] = _Part(layer, self._cost(layer, link.second))
+        return parts
+
+    def _cost(self, layer: Layer, last: str) -> float:
+        """Return the multiply-accumulates of one sample of a layer that gives what `last` gives."""
+        shape = self.flow.calls[last].gave
+        places = shape[2:] if layer.kernel else shape[1:-1]
+        return layer.weight.numel() * math.prod(places)
+
+    def _best(self, count: int, parts: dict[tuple[int, int], _Part]) -> list[tuple[int, int]]:
+        """Return the parts into which a chain falls, (first, last) each."""
+        best: list[tuple[tuple[float, float], list[tuple[int, int]]]] = [((0, 0), [])]
+        for stop in range(count):
+            options = []
+            for start in range(stop + 1):
+                part = parts.get((start, stop))
+                if part is None or part.reason:
+                    continue
+                (macs, layers), before = best[start]
+                key = (macs + part.macs, layers + 1)
+                options.append((key, [*before, (start, stop)]))
+            best.append(min(options, key=lambda option: option[0][::-1] if self.fold == "always" else option[0]))
+        return best[-1][1]
+
+    def _why(
+        self, names: list[str], parts: dict[tuple[int, int], _Part], start: int, middle: int, stop: int
+    ) -> str:
+        """Return why two parts of a chain are not one."""
+        reasons = [part.reason for last in range(middle, stop + 1) if (part := parts.get((start, last)))]
+        reason = next(filter(None, reasons), "")
         if reason:
-            self._apart(line, f"{first} and {second} are no one layer: {reason}")
-            return
-        merged = composed(near, far)
-        between = [name for name in (norm, second) if name is not None]
-        inner = [*self.flow.same[self.flow.calls[norm or first].gives]]
-        inner += self.flow.same[self.flow.calls[first].gives] if norm else []
-        inner = [name for name in inner if not isinstance(self.model.get_submodule(name), Skip)]
-        old = {name: self.model.get_submodule(name) for name in (first, *between, *inner)}
-        before = count_macs(self.model, self.example)
-        new = {first: built(merged)} | {name: Skip(old[name]) for name in (*between, *inner)}
-        if not self._try(new):
-            self._apart(line, f"{first} and {second} as one would change the outputs")
-            return
-        after = count_macs(self.model, self.example)
-        if after > before and self.fold != "always":
-            for name, module in old.items():
-                self._put(name, module)
-            self._apart(
-                line,
-                f"{first} and {second} as one would take {after} multiply-accumulates instead of {before}; "
-                "fold='always' folds them all the same",
-            )
+            return reason
+        apart = parts[start, middle].macs + parts[middle + 1, stop].macs
+        return (
+            f"{names[start]} and {names[stop]} as one would take {parts[start, stop].macs:.0f} "
+            f"multiply-accumulates instead of {apart:.0f}; fold='always' folds them all the same"
+        )
+
+    def _become(self, chain: Sequence[_Link], merged: Layer) -> None:
+        """Let the first layer of a chain give what the last gives."""
+        first = chain[0].first
+        others = [name for link in chain for name in (link.norm, link.second) if name is not None]
+        between = [self.flow.calls[name].gives for name in (first, *others[:-1])]
+        others += [name for number in between for name in self.flow.same[number]]
+        old = {name: self.model.get_submodule(name) for name in others}
+        old = {name: module for name, module in old.items() if not isinstance(module, Skip)}
+        if not self._try({first: built(merged)} | {name: Skip(module) for name, module in old.items()}):
+            self.notes.append(f"{first} and {chain[-1].second} stay apart: as one they would change the outputs")
             return
         self.specs[first] = merged.spec()
-        for name in (*between, *inner):
+        for name in old:
             self.specs.pop(name, None)
             self.gone.append(name)
-        for name in between:
-            self.flow.join(first, name)
-        known = {names[0]: names for names in self.folds}
-        parts = (*known.pop(first, (first,)), *known.pop(second, (second,)))
-        self.folds = [*known.values(), parts]
+        self.folds.append((first, *(link.second for link in chain)))
 
     def _try(self, new: dict[str, nn.Module]) -> bool:
         """Put modules in their places, and the old ones back if the outputs are no longer the same."""
@@ -202,8 +291,3 @@ def built(layer: Layer) -> nn.Module:
     )
     _write(module, layer.weight, layer.bias)
     return module
-
-
-def in_order(flow: Flow, names: Sequence[str]) -> list[str]:
-    """Return modules in the order in which they run."""
-    return [name for name in flow.calls if name in names]
