@@ -449,3 +449,58 @@ def test_three_are_one_where_two_would_take_more():
     one = prune.activations(model, images[:1], data=images, count=1, protect="1")
     # 12 to 2 channels by 3x3 takes 12 * 2 * 9 * 36, and the two 12 * 9 * 36 + 12 * 2 * 36
     assert one.folds == () and any("would take 7776 multiply-accumulates instead of 4752" in n for n in one.notes)
+
+
+@given(st.floats(-3, 3), st.integers(0, 99))
+def test_a_line_through_a_zero_is_the_best_of_those(zero, seed):
+    x = 2 + torch.randn(60, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    sums = Sums(trailing=0)
+    for part in x.split(20):
+        sums.add(part, part.relu())
+    (scale,), (shift,) = sums.line(torch.tensor([zero]))
+    best = torch.linalg.lstsq(x - float(torch.tensor(zero)), x.relu()).solution
+    assert float(scale) == pytest.approx(float(best), rel=1e-8) and float(scale * zero + shift) == pytest.approx(
+        0, abs=1e-5
+    )
+
+
+def test_a_batch_norm_without_statistics_is_no_line():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).eval()
+    pruned = prune.activations(model, IMAGES[:2], data=IMAGES, count=1, exact_border=True)
+    assert isinstance(pruned.model[2], Line) and pruned.folds == ()
+    assert any("2 is a line in a module of its own" in note for note in pruned.notes)
+
+
+class Inverted(nn.Module):
+    def __init__(self, bias):
+        super().__init__()
+        layers = [nn.Conv2d(3, 12, 1, bias=bias), nn.BatchNorm2d(12), nn.ReLU6(inplace=True)]
+        layers += [
+            nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=bias),
+            nn.BatchNorm2d(12),
+            nn.ReLU6(inplace=True),
+        ]
+        self.body = nn.Sequential(*layers, nn.Conv2d(12, 3, 1, bias=bias), nn.BatchNorm2d(3))
+
+    def forward(self, x):
+        return x + self.body(x)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_inverted_residual_is_one_padded_convolution(bias):
+    torch.manual_seed(0)
+    model = warmed(Inverted(bias))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias)
+    apart = prune.activations(model, IMAGES[:1], data=IMAGES, count=2)
+    assert apart.folds == () and any("has a bias" in note for note in apart.notes)
+    pruned = prune.activations(model, IMAGES[:1], data=IMAGES, count=2, exact_border=True)
+    assert pruned.folds == (("body.0", "body.3", "body.6"),) and pruned.notes == ()
+    assert pruned.model.body[0].padding == (1, 1) and pruned.after["macs"] == 3 * 3 * 9 * 64
+    assert pruned.removed[-1][1] >= apart.removed[-1][1]
+    with torch.no_grad():  # what was measured with the lines is what the merged model gives
+        error = (pruned.model(IMAGES) - model(IMAGES)).square().sum() / model(IMAGES).square().sum()
+    assert float(error) == pytest.approx(pruned.removed[-1][1], rel=1e-4)

@@ -28,6 +28,7 @@ from paretune.data import Batch, call, map_tensors
 from paretune.errors import InfeasibleError, InputError, SurgeryError, check_whole, is_number, names_of, nearest
 from paretune.measure import macs as count_macs
 from paretune.measure import parameters
+from paretune.prune._activations.compose import is_norm, layer_of, normed
 from paretune.prune._activations.flow import ACTIVATIONS, Flow, flow_of
 from paretune.prune._activations.fold import FOLDS, Folder
 from paretune.prune._activations.judge import Judge, Loss, difference, judge_of, outputs_of
@@ -72,6 +73,7 @@ class Wanted:
     max_loss: float | None = None
     protect: Iterable[str] = ()
     fold: str = "auto"
+    exact_border: bool = False
 
     def __post_init__(self) -> None:
         where = "prune.activations"
@@ -100,6 +102,7 @@ def activations(
     count: int | None = None,
     max_loss: float | None = None,
     fold: str = "auto",
+    exact_border: bool = False,
     protect: Iterable[str] = (),
     samples: int | None = None,
     seed: int = 0,
@@ -114,6 +117,8 @@ def activations(
         count: so many activations go, the cheapest first, measured again after each;
         max_loss: activations go as long as the loss, or the error, is at most this.
     fold: "auto" merges two layers where that takes no more multiply-accumulates, "always" wherever it is exact.
+    exact_border: the line of an activation between a 1x1 convolution and one padded with zeros is zero where the
+        first reads zeros. It fits worse, and the two can be one layer.
     protect: activations, or modules with all that is in them, by name or glob, that stay.
 
     An activation that is a module and is called once can go; functions in code (`F.relu`) and modules that are
@@ -122,7 +127,7 @@ def activations(
     """
     check_whole("prune.activations: samples", samples)
     check_whole("prune.activations: seed", seed, least=0)
-    wanted = Wanted(count=count, max_loss=max_loss, fold=fold, protect=protect)
+    wanted = Wanted(count=count, max_loss=max_loss, fold=fold, exact_border=exact_border, protect=protect)
     criterion = None if loss is None else Task(model=model, loss=loss).criterion()
     return _linearised(model, example, wanted, list(calibration(data, samples, seed)()), criterion)
 
@@ -154,7 +159,7 @@ def _linearised(
         first = judge(trial)
         gone, alone = _greedy(trial, flow, pool, wanted, batches, judge)
         before = {"macs": count_macs(trial, example), "params": parameters(model)}
-    folder, notes = _folded(trial, example, batches[0][0], list(gone), wanted.fold)
+    folder, notes = _folded(trial, example, batches[0][0], list(gone), wanted)
     cuts = _manifest(shapes, folder, folded)
     pruned = replay(copied(model), cuts)
     pruned.load_state_dict(folder.model.state_dict())
@@ -241,7 +246,7 @@ def _greedy(
     alone: dict[str, float] = {}
     most = len(pool) if wanted.count is None else wanted.count
     while left and len(gone) < most:
-        lines = _lines(model, flow, left, batches)
+        lines = _lines(model, flow, left, batches, _zeros(model, flow, left) if wanted.exact_border else {})
         losses = {}
         for name in left:
             with _standing(model, name, lines[name]):
@@ -261,7 +266,28 @@ def _greedy(
     return gone, alone
 
 
-def _lines(model: nn.Module, flow: Flow, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, Line]:
+def _zeros(model: nn.Module, flow: Flow, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return what the 1x1 convolution before an activation gives of zeros, (channels,), where the next pads."""
+    found: dict[str, Tensor] = {}
+    for name in names:
+        norm, before, after = None, flow.before(name), flow.after(name)
+        if before is not None and is_norm(model.get_submodule(before)):
+            norm, before = model.get_submodule(before), flow.before(before)
+        if before is None or after is None:
+            continue
+        first, second = (layer_of(model.get_submodule(place)) for place in (before, after))
+        if first is None or second is None or len(first.kernel) != len(second.kernel):
+            continue
+        first = first if norm is None else normed(first, norm)
+        padded = [axis for axis, padding in enumerate(second.padding) if padding]
+        if padded and all(first.kernel[axis] == 1 for axis in padded):
+            found[name] = first.bias
+    return found
+
+
+def _lines(
+    model: nn.Module, flow: Flow, names: Sequence[str], batches: Sequence[Batch], through: Mapping[str, Tensor]
+) -> dict[str, Line]:
     """Return the least-squares line of each activation, as the model is now."""
     sums = {name: _sums(model, flow, name) for name in names}
 
@@ -274,7 +300,7 @@ def _lines(model: nn.Module, flow: Flow, names: Sequence[str], batches: Sequence
         for inputs, _ in batches:
             call(model, inputs)
     like = next(model.parameters())
-    return {name: _line(found, like).train(model.training) for name, found in sums.items()}
+    return {name: _line(found, like, through.get(name)).train(model.training) for name, found in sums.items()}
 
 
 def _sums(model: nn.Module, flow: Flow, name: str) -> Sums:
@@ -289,8 +315,8 @@ def _sums(model: nn.Module, flow: Flow, name: str) -> Sums:
     return Sums(trailing=axes - 2, single=True) if axes != 4 else Sums(trailing=2)
 
 
-def _line(sums: Sums, like: Tensor) -> Line:
-    scale, shift = sums.line()
+def _line(sums: Sums, like: Tensor, through: Tensor | None) -> Line:
+    scale, shift = sums.line(through)
     line = Line(len(scale), 0 if sums.single else sums.trailing).to(device=like.device, dtype=like.dtype)
     with torch.no_grad():
         line.scale.copy_(scale)
@@ -315,14 +341,20 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _folded(
-    trial: nn.Module, example: Any, inputs: Any, gone: Sequence[str], fold: str
+    trial: nn.Module, example: Any, inputs: Any, gone: Sequence[str], wanted: Wanted
 ) -> tuple[Folder, tuple[str, ...]]:
     """Fold on a copy in float64, on the CPU: not every device has float64."""
     work = copied(trial).cpu().double().eval()
     example, inputs = (map_tensors(_in_double, value) for value in (example, inputs))
     with torch.no_grad():
         flow = flow_of(work, example)
-        folder = Folder(work, flow, inputs, fold)
+        for name, zeros in (_zeros(work, flow, gone) if wanted.exact_border else {}).items():
+            line = work.get_submodule(name)
+            assert isinstance(line, Line)
+            line.shift.copy_(
+                -line.scale * zeros
+            )  # in float64 as well, or what is left of a bias forbids the merge
+        folder = Folder(work, flow, inputs, wanted.fold)
         for name in gone:
             line = work.get_submodule(name)
             assert isinstance(line, Line)
@@ -364,6 +396,8 @@ class Activations(Step):
     """Remove as long as the loss, or the relative squared error of the outputs, is at most this."""
     fold: str = "auto"
     """`auto` merges layers where that takes no more multiply-accumulates, `always` wherever it is exact."""
+    exact_border: bool = False
+    """Lines between a 1x1 convolution and a padded one are zero where the first reads zeros: both can be one."""
     protect: tuple[str, ...] = ()
     """Activations that stay, by name or glob."""
     samples: Annotated[int, Range(1, 1_000_000)] = 256

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 CONVOLUTIONS: dict[type[nn.Module], str] = {nn.Conv1d: "conv1d", nn.Conv2d: "conv2d", nn.Conv3d: "conv3d"}
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NEGLIGIBLE = 1e-12
+"""A bias of so much of the largest weight is what rounding in float64 left of zero."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ def _padding(module: Any) -> tuple[int, ...] | None:
     return tuple(module.padding)
 
 
+def is_norm(module: Any) -> bool:
+    """Tell whether a module is a batch norm that uses running statistics, so that it is linear in eval mode."""
+    return type(module) in NORMS and module.running_mean is not None
+
+
 def normed(layer: Layer, norm: Any) -> Layer:
     """Return a layer with the batch norm behind it, in eval mode, folded in."""
     scale = (norm.running_var + norm.eps).rsqrt()
@@ -108,7 +115,7 @@ def obstacle(first: Layer, second: Layer) -> str:
     padded = [axis for axis, padding in enumerate(second.padding) if padding]
     if any(first.kernel[axis] > 1 for axis in padded):
         return "the second pads with zeros what the first gives, and the first mixes places"
-    if padded and bool(first.bias.any()):
+    if padded and float(first.bias.abs().max()) > NEGLIGIBLE * float(first.weight.abs().max()):
         return "the second pads with zeros what the first gives, and the first has a bias, which is no zero"
     return ""
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from paretune._replaced import Line
 from paretune._skip import Skip
-from paretune.prune._activations.compose import NORMS, Layer, composed, layer_of, normed, obstacle, scaled
+from paretune.prune._activations.compose import Layer, composed, is_norm, layer_of, normed, obstacle, scaled
 from paretune.prune._activations.flow import Flow
 from paretune.prune._activations.judge import difference, outputs_in_float64
 
@@ -111,8 +111,8 @@ class Folder:
         return [chain for chain in chains if any(link.line for link in chain)]
 
     def _is_norm(self, name: str) -> bool:
-        module: Any = self.model.get_submodule(name)
-        return type(module) in NORMS and module.running_mean is not None and self._own(module)
+        module = self.model.get_submodule(name)
+        return is_norm(module) and self._own(module)
 
     def _takes_lines(self, name: str) -> bool:
         module: Any = self.model.get_submodule(name)
@@ -140,7 +140,7 @@ class Folder:
         module: Any = self.model.get_submodule(before)
         assert isinstance(old, Line)
         scale, shift = old.scale.detach(), old.shift.detach()
-        if type(module) in NORMS:
+        if is_norm(module):
             kept = module.weight.detach().clone(), module.bias.detach().clone()
             _write(module, kept[0] * scale, kept[1] * scale + shift)
             self._put(line, Skip(old))

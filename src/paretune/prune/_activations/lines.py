@@ -1,7 +1,7 @@
 """The least-squares line of an activation: a * x + b, for each channel, nearest to what it gives on data.
 
 a = cov(x, y) / var(x) and b = mean(y) - a * mean(x), over all values of a channel. A channel whose input never
-changes gets its mean output, a = 0.
+changes gets its mean output, a = 0. A line that must be zero at a given x has one number less to choose.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ class Sums:
         value = in_float64(value.detach())
         return value.reshape(1, -1) if self.single else value.movedim(-1 - self.trailing, 0).flatten(1)
 
-    def line(self) -> tuple[Tensor, Tensor]:
+    def line(self, through: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return a and b, (channels,) each.
+
+        through: (channels,), where the line is to be zero, z: a = mean((x - z) y) / mean((x - z)^2) is the best.
 
         >>> sums = Sums(trailing=0)
         >>> sums.add(torch.tensor([[-1.0], [0.0], [1.0]]), torch.tensor([[0.0], [0.0], [1.0]]))
@@ -52,6 +54,12 @@ class Sums:
         """
         assert self.totals is not None and self.origin is not None
         x, y, xx, xy = self.totals / self.count
+        if through is not None:
+            away = self.origin[0] - in_float64(through)
+            square = xx + 2 * away * x + away.square()
+            product = xy + x * self.origin[1] + away * (y + self.origin[1])
+            scale = product / square.clamp_min(torch.finfo(torch.float64).tiny)
+            return scale, -scale * in_float64(through)
         variance = xx - x * x
         flat = variance <= 1e-24 * (xx + self.origin[0].square() + torch.finfo(torch.float64).tiny)
         scale = torch.where(flat, 0.0, (xy - x * y) / torch.where(flat, 1.0, variance))
