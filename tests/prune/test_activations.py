@@ -17,7 +17,7 @@ from paretune.checkpoint import State
 from paretune.cuts import Cuts, Replaced
 from paretune.data import call
 from paretune.distill import Distill
-from paretune.errors import InfeasibleError, InputError, RecipeError, SurgeryError
+from paretune.errors import DataError, InfeasibleError, InputError, RecipeError, SurgeryError
 from paretune.export import certify, export_onnx, save, strip
 from paretune.prune import Activations, Channels
 from paretune.prune._activations.activations import put
@@ -321,6 +321,46 @@ def test_what_cannot_go_says_why():
     assert "self.relu = nn.ReLU()" in rows["relu()"][1]
 
 
+def test_what_a_fused_layer_or_a_graph_computes_cannot_go():
+    layer = nn.TransformerEncoderLayer(6, 2, 12, activation=nn.GELU(), batch_first=True).eval()
+    with pytest.raises(InfeasibleError, match=r"0.activation: PyTorch's fused path .* without calling the module"):
+        prune.activations(nn.Sequential(layer), ROWS[:1, None], data=ROWS[:, None], count=1)
+    graph = prune.channels(mlp(), ROWS[:1], ratio=0.3, form="graph").model
+    with pytest.raises(InfeasibleError, match=r"relu\(\): it is a function in the code"):
+        prune.activations(graph, ROWS[:1], data=ROWS, count=1)
+
+
+def test_what_has_no_weights_gets_a_line_too():
+    pruned = prune.activations(nn.Sequential(nn.Flatten(), nn.ReLU()), ROWS, data=ROWS, count=1)
+    assert isinstance(pruned.model[1], Line) and pruned.after["params"] == 12
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions_masks_and_parametrizations(dtype):
+    model = mlp().to(dtype)
+    nn.utils.parametrizations.weight_norm(model[2])
+    pruned = prune.activations(model, ROWS[:1].to(dtype), data=ROWS.to(dtype), count=2)
+    assert pruned.folds == (("0", "2", "4"),) and pruned.model[0].weight.dtype == dtype
+    assert any("parametrizations of 2 were folded" in note for note in pruned.notes)
+    masked = prune.weights(mlp(), ratio=0.5).model.train()
+    result = prune.activations(masked, ROWS[:1], data=ROWS, count=1)
+    assert result.model.training and len(result.folds) == 1
+
+
+def test_what_is_written_in_place_and_read_after_it_is_refused():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.act = nn.Linear(6, 6), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            h = self.fc(x)
+            return self.act(h) * 2 + h
+
+    with pytest.raises(SurgeryError, match=r"reads what went into one after it ran\. Make them with"):
+        prune.activations(Reads(), ROWS[:1], data=ROWS, count=1)
+
+
 def test_replay_on_a_fresh_model_and_as_json():
     pruned = prune.activations(cnn(), IMAGES[:1], data=IMAGES, count=3, fold="always")
     manifest = Cuts.from_json(json.loads(json.dumps(pruned.cuts.to_json())))
@@ -372,6 +412,15 @@ def test_a_damaged_manifest_is_refused_and_changes_nothing(kind, arguments):
 def test_bad_input_is_told(how, message):
     with pytest.raises(InputError, match=message):
         prune.activations(mlp(), ROWS[:1], data=ROWS, **how)
+
+
+def test_data_that_the_model_does_not_take_are_told():
+    for call_it in (prune.activations, prune.activation_range):
+        how = {"count": 1} if call_it is prune.activations else {"high": 1.0}
+        with pytest.raises(SurgeryError, match="does not accept the example input"):
+            call_it(mlp(), ROWS[:1], data=torch.randn(4, 7), **how)
+        with pytest.raises(DataError, match="yields nothing"):
+            call_it(mlp(), ROWS[:1], data=[], **how)
 
 
 def test_nothing_can_go():

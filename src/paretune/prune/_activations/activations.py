@@ -139,13 +139,12 @@ def _linearised(
     require_values(model)
     example = on_device_of(model, example)
     batches = [(on_device_of(model, inputs), on_device_of(model, target)) for inputs, target in batches]
-    if not batches:
-        raise InputError("prune.activations: the data yield no batch: give at least one calibration sample")
     folded = parametrized(model)
     trial = fold_parametrizations(copied(model), folded)
     shapes = {name: tuple(tensor.shape) for name, tensor in trial.state_dict(keep_vars=True).items()}
     with evaluating(trial):
-        try_forward(trial, example)
+        for inputs in (example, batches[0][0]):
+            try_forward(trial, inputs)
         out_of_place("prune.activations", trial, example)
         flow = flow_of(trial, example)
         able, unprunable = activations_of(trial, flow)
@@ -203,6 +202,15 @@ def out_of_place(where: str, model: nn.Module, example: Any) -> None:
 def activations_of(model: nn.Module, flow: Flow) -> tuple[list[str], Rows]:
     """Return the activation modules that run once, in order, and (name, reason, remedy) of the others."""
     rows: list[tuple[str, str, str]] = []
+    fused = [
+        f"{name}.activation"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.TransformerEncoderLayer)
+    ]
+    for name in fused:
+        if name in flow.calls:
+            reason = "PyTorch's fused path of this layer computes it without calling the module"
+            rows.append((name, reason, "a layer of your own that calls it"))
     for name, module in model.named_modules():
         times = flow.times[name]
         if not isinstance(module, ACTIVATIONS) or name in flow.calls:
@@ -213,8 +221,8 @@ def activations_of(model: nn.Module, flow: Flow) -> tuple[list[str], Rows]:
     for where, function in dict.fromkeys(flow.functions):
         remedy = f"a module, made in __init__: self.{function} = nn.ReLU(), or the like"
         rows.append((f"{where}.{function}()".lstrip("."), "it is a function in the code of forward", remedy))
-    able = [name for name in flow.calls if isinstance(model.get_submodule(name), ACTIVATIONS) and name]
-    return able, tuple(rows)
+    able = [name for name in flow.calls if name and isinstance(model.get_submodule(name), ACTIVATIONS)]
+    return [name for name in able if name not in fused], tuple(rows)
 
 
 def unprotected(where: str, able: Sequence[str], protect: Iterable[str], unprunable: Rows) -> list[str]:
@@ -299,7 +307,7 @@ def _lines(
             hooks.callback(model.get_submodule(name).register_forward_hook(watch(name)).remove)
         for inputs, _ in batches:
             call(model, inputs)
-    like = next(model.parameters())
+    like = next(model.parameters(), torch.empty(0))
     return {name: _line(found, like, through.get(name)).train(model.training) for name, found in sums.items()}
 
 

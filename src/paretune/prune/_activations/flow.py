@@ -116,7 +116,7 @@ class _Watch(TorchFunctionMode):
             for tensor in _tensors((args, kwargs)):
                 self.flow.readers[self.number(tensor)] += 1
             where, module = self.inside[-1] if self.inside else ("", None)
-            function = getattr(func, "__name__", "")
+            function = getattr(func, "__name__", "").partition(".")[0]  # of a graph: relu.default
             if function in FUNCTIONS and not isinstance(module, ACTIVATIONS):
                 self.flow.functions.append((where, function))
         return output

@@ -165,11 +165,10 @@ def _ranged(
     require_values(model)
     example = on_device_of(model, example)
     inputs = [on_device_of(model, part) for part, _ in batches]
-    if not inputs:
-        raise InputError(f"{WHERE}: the data yield no batch: give at least one calibration sample")
     trial = copied(model)
     with evaluating(trial):
-        try_forward(trial, example)
+        for part in (example, inputs[0]):
+            try_forward(trial, part)
         able, unprunable = activations_of(trial, flow_of(trial, example))
         names = unprotected(WHERE, able, protect, unprunable)
         before = _seen(trial, names, inputs, keep=bounds.quantiles is not None)
