@@ -1,6 +1,6 @@
 """Modules that a manifest of cuts may put in another's place, made from plain numbers; see `cuts.Replaced`.
 
-`Line` is the one of them that PyTorch has not.
+`Line` and `Clip` are those that PyTorch has not.
 """
 
 from __future__ import annotations
@@ -31,10 +31,33 @@ class Line(nn.Module):
         return x * self.scale.reshape(shape) + self.shift.reshape(shape)
 
 
-def _range(old: nn.Module, *, low: float | None, high: float | None, threshold: float | None) -> nn.Module:
+class Clip(nn.Module):
+    """Return x between two ends that are learned: a value beyond one hands its gradient on to that end.
+
+    Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018, arXiv:1805.06085,
+    section 3, equation 2, without the quantization. Where the ends have crossed, the high one holds.
+    """
+
+    def __init__(self, low: float | None, high: float | None) -> None:
+        """Begin with these ends; None: no bound."""
+        super().__init__()
+        self.low = None if low is None else nn.Parameter(torch.tensor(float(low)))
+        self.high = None if high is None else nn.Parameter(torch.tensor(float(high)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor like x; NaN stays NaN."""
+        x = x if self.low is None else torch.where(x < self.low, self.low, x)
+        return x if self.high is None else torch.where(x > self.high, self.high, x)
+
+
+def _range(
+    old: nn.Module, *, low: float | None, high: float | None, threshold: float | None, learn: bool = False
+) -> nn.Module:
     """Return the old module followed by its range: clipped first, then small values to zero."""
     behind: list[nn.Module] = []
-    if low is not None or high is not None:
+    if learn:
+        behind.append(Clip(low, high))
+    elif low is not None or high is not None:
         infinity = float("inf")
         behind.append(nn.Hardtanh(-infinity if low is None else low, infinity if high is None else high))
     if threshold is not None:
@@ -42,13 +65,13 @@ def _range(old: nn.Module, *, low: float | None, high: float | None, threshold: 
     return nn.Sequential(old, *behind)
 
 
-_MADE: dict[str, Callable[..., nn.Module]] = {
+LAYERS: dict[str, Callable[..., nn.Module]] = {
     "linear": nn.Linear,
     "conv1d": nn.Conv1d,
     "conv2d": nn.Conv2d,
     "conv3d": nn.Conv3d,
-    "line": Line,
 }
+_MADE = LAYERS | {"line": Line}
 
 
 def made(model: nn.Module, name: str, kind: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -61,16 +84,14 @@ def made(model: nn.Module, name: str, kind: str, arguments: Mapping[str, Any]) -
     try:
         if not all(_is_plain(value) for value in arguments.values()):
             raise TypeError(f"arguments {arguments!r} must be plain numbers")
-        if kind == "range":
-            return _range(old, **arguments).train(old.training)
-        new = _MADE[kind](**arguments)
+        new = _range(old, **arguments) if kind == "range" else _MADE[kind](**arguments)
     except (KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise SurgeryError(
             f"this manifest of cuts is damaged: it puts a '{kind}' in the place of '{name}' ({error}). Give the "
             "one that `cuts.to_json()` wrote"
         ) from error
     like = next((t for t in itertools.chain(old.parameters(), model.parameters()) if t.is_floating_point()), None)
-    if kind != "line":
+    if kind in LAYERS:
         for parameter in new.parameters():
             nn.init.zeros_(parameter)
     if like is not None:

@@ -18,6 +18,7 @@ from paretune.export import certify, export_onnx, save, strip
 from paretune.prune import ActivationRange, Activations, Channels
 from paretune.quantize import Static
 from paretune.recipe import Context, parse_recipe
+from paretune.train import Train
 
 ROWS = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 
@@ -132,10 +133,41 @@ def test_a_range_that_is_measured_empty_is_refused():
     assert any("nothing but zeros is left of 0" in note for note in emptied.notes)
 
 
-def test_composes_and_is_exported(trained_task, tmp_path):
+def test_learned_bounds_by_hand():
+    """1, 3, 5 and a 0 from the ReLU in [0.5, 2] are 1, 2, 2, 0.5; the gradient of the sum of y^2 is 2 y."""
+    data = torch.tensor([[-1.0, 1.0, 3.0, 5.0]])
+    pruned = prune.activation_range(alone(), data, data=data, low=0.5, high=2.0, learn=True)
+    fixed = prune.activation_range(alone(), data, data=data, low=0.5, high=2.0)
+    x = data.clone().requires_grad_()
+    y = pruned.model(x)
+    assert torch.equal(y, fixed.model(data)) and pruned.after["params"] == 2
+    y.square().sum().backward()
+    clip = pruned.model[0][1]
+    assert (clip.low.grad.item(), clip.high.grad.item()) == (2 * 0.5, 2 * 2 + 2 * 2)
+    assert x.grad.tolist() == [[0.0, 2.0, 0.0, 0.0]]
+    fresh = prune.replay(alone(), Cuts.from_json(json.loads(json.dumps(pruned.cuts.to_json()))))
+    assert torch.equal(fresh(data), y) and [name for name, _ in fresh.named_parameters()] == [
+        "0.1.low",
+        "0.1.high",
+    ]
+    with pytest.raises(InputError, match="learn=True needs bounds to begin with"):
+        prune.activation_range(alone(), data, data=data, threshold=0.5, learn=True)
+
+
+def test_training_learns_the_bounds(trained_task):
+    step = ActivationRange(quantiles=(0.0, 0.9), learn=True)
+    model = step.apply(trained_task.build(), trained_task, Context()).model
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith("high")}
+    how = {"precision": "float32", "layout": "contiguous", "warmup": 0.0, "epochs": 1, "lr": 1e-2}
+    after = dict(Train(**how).apply(model, trained_task, Context()).model.named_parameters())
+    assert len(before) == 4 and all(not torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_composes_and_is_exported(learn, trained_task, tmp_path):
     context, model, cuts = Context(), trained_task.build(), ()
     steps = [
-        ActivationRange(quantiles=(0.0, 0.99), threshold=0.05),
+        ActivationRange(quantiles=(0.0, 0.99), threshold=0.05, learn=learn),
         Channels(ratio=0.3, recalibrate=64),
         Activations(samples=64, recalibrate=64),
     ]
@@ -150,7 +182,7 @@ def test_composes_and_is_exported(trained_task, tmp_path):
         assert torch.equal(call(loaded, inputs), call(model.eval(), inputs))
     exported = export_onnx(loaded, trained_task.inputs())
     kinds = [node.op_type for node in exported.graph.graph.node]
-    assert "Clip" in kinds and ("Where" in kinds or "Shrink" in kinds), kinds
+    assert ("Clip" in kinds) != learn and ("Where" in kinds or "Shrink" in kinds), kinds
     save(strip(exported.graph), tmp_path / "float.onnx")
     assert certify(tmp_path / "float.onnx", loaded, trained_task, kind="float", exported=exported, split=None).ok
     save(strip(Static(calibration=32).apply_graph(exported.graph, trained_task, context)), tmp_path / "int8.onnx")

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paretune._replaced import Line
+from paretune._replaced import LAYERS, Line
 from paretune._skip import Skip
 from paretune.prune._activations.compose import Layer, composed, is_norm, layer_of, normed, obstacle, scaled
 from paretune.prune._activations.flow import Flow
@@ -286,8 +286,6 @@ def _write(norm: Any, weight: Tensor, bias: Tensor) -> None:
 def built(layer: Layer) -> nn.Module:
     """Return the module of a layer, with its values."""
     kind, arguments = layer.spec()
-    module: nn.Module = {"linear": nn.Linear, "conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}[kind](
-        **arguments, device=layer.weight.device, dtype=layer.weight.dtype
-    )
+    module: nn.Module = LAYERS[kind](**arguments, device=layer.weight.device, dtype=layer.weight.dtype)
     _write(module, layer.weight, layer.bias)
     return module

@@ -3,10 +3,10 @@
 Each activation is followed by a clip to [low, high] (`nn.Hardtanh`), given or measured as quantiles of its values
 on data, and by `nn.Hardshrink`, which sets values of at most the threshold, in absolute value, to zero. Zeros
 among activations make a runtime for dense ones no faster. A clip at a high quantile leaves int8 a finer step. The
-bounds are constants, which are not trained.
+bounds are constants, or parameters that a later training learns (`Clip`).
 
 Sources: Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", 2018,
-arXiv:1805.06085, whose clip is learned. Kurtz et al., "Inducing and Exploiting Activation Sparsity for Fast
+arXiv:1805.06085, which learns the clip. Kurtz et al., "Inducing and Exploiting Activation Sparsity for Fast
 Inference on Deep Neural Networks", ICML 2020, which thresholds ReLUs.
 """
 
@@ -75,8 +75,11 @@ class Bounds:
     high: float | None = None
     quantiles: tuple[float, float] | None = None
     threshold: float | None = None
+    learn: bool = False
 
     def __post_init__(self) -> None:
+        if self.learn and self.low is None and self.high is None and self.quantiles is None:
+            raise InputError(f"{WHERE}: learn=True needs bounds to begin with: give low, high or quantiles")
         values = {name: getattr(self, name) for name in ("low", "high", "threshold")}
         if all(value is None for value in (*values.values(), self.quantiles)):
             raise InputError(f"{WHERE}: give low, high, quantiles or threshold; got none")
@@ -133,6 +136,7 @@ def activation_range(
     high: float | None = None,
     quantiles: tuple[float, float] | None = None,
     threshold: float | None = None,
+    learn: bool = False,
     protect: Iterable[str] = (),
     samples: int | None = None,
     seed: int = 0,
@@ -146,6 +150,7 @@ def activation_range(
         low, high: values outside become the nearer end;
         quantiles: of the values of each activation on the data, (0.0, 0.999), in the place of low and high;
         threshold: values of at most this, in absolute value, become zero, after the clip.
+    learn: the bounds are parameters, which the next training learns with the weights.
     protect: activations, or modules with all that is in them, by name or glob, that stay as they are.
 
     What can have a range is what `prune.activations` can remove. A range that is empty is refused: an InputError
@@ -153,7 +158,7 @@ def activation_range(
     """
     check_whole(f"{WHERE}: samples", samples)
     check_whole(f"{WHERE}: seed", seed, least=0)
-    bounds = Bounds(low=low, high=high, quantiles=quantiles, threshold=threshold)
+    bounds = Bounds(low=low, high=high, quantiles=quantiles, threshold=threshold, learn=learn)
     protected = names_of(f"{WHERE}: protect", protect)
     return _ranged(model, example, bounds, protected, list(calibration(data, samples, seed)()))
 
@@ -174,7 +179,10 @@ def _ranged(
         before = _seen(trial, names, inputs, keep=bounds.quantiles is not None)
         macs = count_macs(trial, example)
     ends = {name: _ends(name, bounds, seen) for name, seen in before.items()}
-    specs = {name: {"low": low, "high": high, "threshold": bounds.threshold} for name, (low, high) in ends.items()}
+    specs = {
+        name: {"low": low, "high": high, "threshold": bounds.threshold, "learn": bounds.learn}
+        for name, (low, high) in ends.items()
+    }
     cuts = Cuts(shapes={}, replaced=tuple(Replaced(name, "range", spec) for name, spec in specs.items()))
     pruned = replay(copied(model), cuts)
     with evaluating(pruned):
@@ -182,13 +190,12 @@ def _ranged(
     kept = tuple(
         Kept(name, *ends[name], bounds.threshold, before[name].sparsity, after[name].sparsity) for name in names
     )
-    counts = {"macs": macs, "params": parameters(model)}
     return Ranged(
         model=pruned,
         cuts=cuts,
         unprunable=unprunable,
-        before=counts,
-        after=counts,
+        before={"macs": macs, "params": parameters(model)},
+        after={"macs": macs, "params": parameters(pruned)},
         widths={},
         notes=_notes(kept),
         kept=kept,
@@ -278,6 +285,8 @@ class ActivationRange(Step):
     """Of the values of each activation, in the place of low and high: [0.0, 0.999]."""
     threshold: float | None = None
     """Values of at most this, in absolute value, become zero."""
+    learn: bool = False
+    """The bounds are parameters, which the next training step learns with the weights."""
     protect: tuple[str, ...] = ()
     """Activations that stay as they are, by name or glob."""
     samples: Annotated[int, Range(1, 1_000_000)] = 256
@@ -285,7 +294,7 @@ class ActivationRange(Step):
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if all(getattr(self, field.name) is None for field in fields(Bounds)):
+        if all(getattr(self, name) is None for name in ("low", "high", "quantiles", "threshold")):
             object.__setattr__(self, "quantiles", (0.0, 0.999))
         self._bounds()
 
