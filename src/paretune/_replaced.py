@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -65,13 +65,20 @@ def _range(
     return nn.Sequential(old, *behind)
 
 
-LAYERS: dict[str, Callable[..., nn.Module]] = {
+LAYERS: dict[str, type[nn.Module]] = {
     "linear": nn.Linear,
     "conv1d": nn.Conv1d,
     "conv2d": nn.Conv2d,
     "conv3d": nn.Conv3d,
 }
-_MADE = LAYERS | {"line": Line}
+
+
+def _new(old: nn.Module, kind: str, arguments: Mapping[str, Any]) -> nn.Module:
+    if kind == "range":
+        return _range(old, **arguments)
+    if kind == "line":
+        return Line(**arguments)
+    return LAYERS[kind](**arguments, device="meta").to_empty(device="cpu")  # draws no random numbers
 
 
 def made(model: nn.Module, name: str, kind: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -84,7 +91,7 @@ def made(model: nn.Module, name: str, kind: str, arguments: Mapping[str, Any]) -
     try:
         if not all(_is_plain(value) for value in arguments.values()):
             raise TypeError(f"arguments {arguments!r} must be plain numbers")
-        new = _range(old, **arguments) if kind == "range" else _MADE[kind](**arguments)
+        new = _new(old, kind, arguments)
     except (KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise SurgeryError(
             f"this manifest of cuts is damaged: it puts a '{kind}' in the place of '{name}' ({error}). Give the "
@@ -94,6 +101,9 @@ def made(model: nn.Module, name: str, kind: str, arguments: Mapping[str, Any]) -
     if kind in LAYERS:
         for parameter in new.parameters():
             nn.init.zeros_(parameter)
+    learns = [parameter.requires_grad for parameter in old.parameters()]
+    if kind in LAYERS and learns:
+        new.requires_grad_(any(learns))  # what was frozen stays frozen
     if like is not None:
         new.to(device=like.device, dtype=like.dtype)
     return new.train(old.training)

@@ -293,6 +293,22 @@ def test_what_others_read_is_not_folded(where):
     assert all(torch.equal(a, b) for a, b in zip(fresh(ROWS), pruned.model(ROWS), strict=True))
 
 
+def test_no_random_numbers_are_drawn():
+    model = mlp()
+    state = torch.random.get_rng_state()
+    prune.activations(model, ROWS[:1], data=ROWS, count=2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    first, second = (prune.activations(model, ROWS[:1], data=ROWS, count=2, samples=32, seed=3) for _ in range(2))
+    assert first.removed == second.removed and torch.equal(first.model[0].weight, second.model[0].weight)
+
+
+def test_what_was_frozen_stays_frozen():
+    model = mlp()
+    model[0].requires_grad_(False)
+    pruned = prune.activations(model, ROWS[:1], data=ROWS, count=2)
+    assert pruned.folds == (("0", "2", "4"),) and not any(p.requires_grad for p in pruned.model.parameters())
+
+
 def test_tied_weights_are_not_folded():
     first, second = nn.Linear(6, 6), nn.Linear(6, 6)
     second.weight = first.weight

@@ -286,6 +286,7 @@ def _write(norm: Any, weight: Tensor, bias: Tensor) -> None:
 def built(layer: Layer) -> nn.Module:
     """Return the module of a layer, with its values."""
     kind, arguments = layer.spec()
-    module: nn.Module = LAYERS[kind](**arguments, device=layer.weight.device, dtype=layer.weight.dtype)
+    empty = LAYERS[kind](**arguments, device="meta", dtype=layer.weight.dtype)  # draws no random numbers
+    module = empty.to_empty(device=layer.weight.device)
     _write(module, layer.weight, layer.bias)
     return module
