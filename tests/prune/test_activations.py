@@ -240,6 +240,21 @@ def test_each_activation_goes(act):
     assert isinstance(pruned.model[4], Skip)
 
 
+@pytest.mark.parametrize("shape", [(64, 6), (16, 4, 6)])
+def test_a_narrow_middle_stays_where_one_layer_would_take_more(shape):
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(6, 2), nn.Tanh(), nn.Linear(2, 8)), ROWS.reshape(-1)[:384].reshape(shape)
+    places = 1 if len(shape) == 2 else 4
+    pruned = prune.activations(model, data[:1], data=data, count=1)  # 12 + 16 for each row, and 48 as one layer
+    assert pruned.folds == () and pruned.after == pruned.before and isinstance(pruned.model[1], Skip)
+    message = f"{48 * places} multiply-accumulates instead of {28 * places}; fold='always'"
+    assert any(message in note for note in pruned.notes)
+    always = prune.activations(model, data[:1], data=data, count=1, fold="always")
+    assert always.folds == (("0", "2"),) and always.after["macs"] == 48 * places
+    with torch.no_grad():
+        close(always.model(data), pruned.model(data))
+
+
 def test_the_cheapest_goes_first_and_losses_are_those_of_the_data():
     model, labels = mlp(), ROWS[:, :3].argmax(1)
     pruned = prune.activations(model, ROWS[:1], data=(ROWS, labels), loss="cross_entropy", count=1)
@@ -285,6 +300,8 @@ def test_what_others_read_is_not_folded(where):
     pruned = prune.activations(model, ROWS[:1], data=ROWS, count=1)
     assert pruned.folds == () and type(pruned.model.second) is nn.Linear and pruned.notes
     assert isinstance(pruned.model.act, Line) == (where in ("before", "weight"))
+    seen = {"before": "that it alone reads", "weight": "folded into first it would change the outputs"}
+    assert seen.get(where, "on both sides that nothing else reads") in pruned.notes[0]
     with torch.no_grad():
         for mine, other in zip(pruned.model(ROWS), with_lines(model, pruned, ROWS)(ROWS), strict=True):
             close(mine, other)
