@@ -66,6 +66,21 @@ class Removed:
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """A module in whose place another one stands: a merged layer, a line for an activation, a range behind one.
+
+    Only the kinds of `paretune._replaced` are made, so that a manifest stays data. What is made holds no values of
+    its own yet where it has weights: they are loaded, as those of every pruned model are.
+    """
+
+    module: str
+    """Its dotted name in the model."""
+    kind: str
+    arguments: dict[str, Any]
+    """What the new module is made with: plain numbers."""
+
+
+@dataclass(frozen=True)
 class Cuts:
     """Everything that was done, in an order that can be done again."""
 
@@ -77,6 +92,8 @@ class Cuts:
     """Modules whose parametrization (weight norm, a mask) was folded before the cut."""
     removed: tuple[Removed, ...] = ()
     """Modules that went as a whole (residual blocks)."""
+    replaced: tuple[Replaced, ...] = ()
+    """Modules in whose place another one stands (merged layers)."""
     form: Literal["module", "graph"] = "module"
     base: tuple[dict[str, Any], ...] = ()
     """Where weights that forward computes were folded: the nodes of the graph that was cut."""
@@ -100,6 +117,9 @@ class Cuts:
             "folded": list(self.folded),
             "removed": [
                 {"module": r.module, "items": list(r.items), "structure": r.structure} for r in self.removed
+            ],
+            "replaced": [
+                {"module": r.module, "kind": r.kind, "arguments": dict(r.arguments)} for r in self.replaced
             ],
             "form": self.form,
             "base": list(self.base),
@@ -130,6 +150,9 @@ class Cuts:
             attributes=tuple(Attribute(**attribute) for attribute in content["attributes"]),
             folded=tuple(content["folded"]),
             removed=tuple(Removed(r["module"], tuple(r["items"]), r["structure"]) for r in content["removed"]),
+            replaced=tuple(
+                Replaced(r["module"], r["kind"], dict(r["arguments"])) for r in content.get("replaced", ())
+            ),
             form=content["form"],
             base=tuple(content.get("base", ())),
             graph=tuple(content.get("graph", ())),
@@ -170,6 +193,7 @@ def forget(model: nn.Module) -> None:
 
 
 def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
+    from paretune._replaced import made
     from paretune._resized import resized
     from paretune._skip import Skip
     from paretune.graphs import from_json
@@ -182,6 +206,10 @@ def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
     _check_shapes(model, cuts)
     _check_attributes(model, cuts)
     masking.check(model, cuts.masks)
+    new = {change.module: made(model, change.module, change.kind, change.arguments) for change in cuts.replaced}
+    for name, module in new.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, module)
     for gone in cuts.removed:
         parent, _, child = gone.module.rpartition(".")
         skip = Skip(model.get_submodule(gone.module), gone.items, gone.structure)
@@ -190,10 +218,10 @@ def _replayed(model: nn.Module, cuts: Cuts) -> nn.Module:
     for cut in cuts.cuts:
         owner, _, name = cut.tensor.rpartition(".")
         old = getattr(model.get_submodule(owner), name)
-        new = cut_tensor(old, cut)
-        homes[id(new)] = homes.pop(id(old))
-        for module, key in homes[id(new)]:  # a tied tensor is cut once, and stays one object
-            setattr(module, key, new)
+        tensor = cut_tensor(old, cut)
+        homes[id(tensor)] = homes.pop(id(old))
+        for module, key in homes[id(tensor)]:  # a tied tensor is cut once, and stays one object
+            setattr(module, key, tensor)
     for change in cuts.attributes:
         holder = model.get_submodule(change.module)
         setattr(holder, change.attribute, _like(getattr(holder, change.attribute, None), change.new))
@@ -307,7 +335,8 @@ def _check_given(model: Any, cuts: Any) -> None:
     if not isinstance(model, nn.Module):
         raise SurgeryError(f"cuts are replayed on a fresh torch.nn.Module, and this is a {type(model).__name__}")
     modules = dict(model.named_modules())
-    for name in (*cuts.folded, *(change.module for change in cuts.attributes)):
+    changed = [change.module for change in cuts.attributes] + [change.module for change in cuts.replaced]
+    for name in (*cuts.folded, *changed):
         if name not in modules:
             raise SurgeryError(
                 f"this manifest of cuts is of another architecture: the model has no module '{name}'."

@@ -11,7 +11,19 @@ from paretune.data import call
 from paretune.distill import Distill
 from paretune.export import certify, export_onnx, save, strip
 from paretune.masks import masked
-from paretune.prune import Channels, Gradual, Greg, GroupLasso, Iterative, Learned, Neighbours, Sparse, Weights
+from paretune.prune import (
+    ActivationRange,
+    Activations,
+    Channels,
+    Gradual,
+    Greg,
+    GroupLasso,
+    Iterative,
+    Learned,
+    Neighbours,
+    Sparse,
+    Weights,
+)
 from paretune.quantize import Static
 from paretune.recipe import Context, Step
 from paretune.task import Task
@@ -29,6 +41,8 @@ STEPS: dict[str, Step] = {
     "group_lasso": GroupLasso(params=0.7, repair=64, **FIXED),
     "greg": Greg(params=0.7, repair=64, **FIXED),
     "neighbours": Neighbours(ratio=0.3, recalibrate=64),
+    "activations": Activations(samples=64, recalibrate=64),
+    "activation_range": ActivationRange(quantiles=(0.0, 0.999), threshold=0.01, samples=64),
     "iterative": Iterative(
         prune={"prune.channels": {"ratio": 0.3, "recalibrate": 64}},
         recover={"distill": FIXED},

@@ -6,6 +6,8 @@ fresh model. `Channels` is the recipe's step `prune.channels`; the scores are in
 """
 
 from paretune.cuts import replay
+from paretune.prune._activations.activations import Activations, Linearised, activations
+from paretune.prune._activations.ranges import ActivationRange, Ranged, activation_range
 from paretune.prune._analysis import Analysis, Layer, analyze
 from paretune.prune._channels import Channels, channels
 from paretune.prune._couplings.groups import STRUCTURES, Group
@@ -32,6 +34,8 @@ from paretune.prune._structures import embedding, experts, heads, neurons
 
 __all__ = [
     "STRUCTURES",
+    "ActivationRange",
+    "Activations",
     "Analysis",
     "Blocks",
     "Branch",
@@ -45,11 +49,13 @@ __all__ = [
     "Iterative",
     "Layer",
     "Learned",
+    "Linearised",
     "Merged",
     "Neighbours",
     "PathPoint",
     "Prediction",
     "Pruned",
+    "Ranged",
     "Repaired",
     "Resolution",
     "Selection",
@@ -62,6 +68,8 @@ __all__ = [
     "Trajectory",
     "Weighed",
     "Weights",
+    "activation_range",
+    "activations",
     "analyze",
     "blocks",
     "channels",

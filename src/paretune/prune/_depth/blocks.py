@@ -85,11 +85,16 @@ def blocks(
     check_whole("prune.blocks: seed", seed, least=0)
     choice = Choice(ratio=ratio, count=count, names=names, macs=macs, protect=protect, inner=inner)
     criterion = None if loss is None else Task(model=model, loss=loss).criterion()
-    batches = None if data is None else _batches(Data(data, split=_split, name="data"), samples, seed)
+    batches = None if data is None else calibration(data, samples, seed)
     return _prune(model, example, choice, judge_of(score, batches, criterion))[0]
 
 
-def _batches(data: Data, samples: int | None, seed: int) -> Batches:
+def calibration(data: Any, samples: int | None, seed: int) -> Batches:
+    """Return what begins a pass over calibration data, given as a Task takes them; a target may be missing."""
+    return passes(Data(data, split=_split, name="data"), samples, seed)
+
+
+def passes(data: Data, samples: int | None, seed: int) -> Batches:
     """Return what begins a pass over the data: over all in their order, or over so many, drawn by the seed."""
     return lambda: data.batches(shuffle=None if samples is None else (seed, 0), limit=samples)
 
@@ -420,7 +425,7 @@ class Blocks(Step):
         from paretune.train import recalibrate_batch_norm, task_loss
 
         data = task.data("train")
-        judge = judge_of(self.score, _batches(data, self.samples, context.seed), task_loss(task))
+        judge = judge_of(self.score, passes(data, self.samples, context.seed), task_loss(task))
         pruned, scores = _prune(model.to(context.device), task.inputs(), self._choice(), judge)
         if self.recalibrate:
             recalibrate_batch_norm(
