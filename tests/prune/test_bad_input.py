@@ -186,7 +186,7 @@ def test_a_score_that_is_no_number():
     with pytest.raises(RunError, match=r"score 'l1' is not finite for 0.weight: look for NaN in the weights"):
         prune.channels(model, ROWS, ratio=0.5, score="l1")
     with pytest.raises(RunError, match=r"score 'ziplm' is not finite for .*: look for NaN in .* the data"):
-        prune.channels(net(), ROWS, ratio=0.5, data=torch.full((16, 5), math.nan))
+        prune.channels(net(), ROWS, ratio=0.5, score="ziplm", data=torch.full((16, 5), math.nan))
 
 
 @pytest.mark.parametrize(

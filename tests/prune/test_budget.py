@@ -11,6 +11,7 @@ from paretune import prune
 from paretune.errors import InfeasibleError, InputError
 from paretune.measurement import Latency
 from paretune.prune._selection import budget as _budget
+from paretune.prune._selection import timing as _timing
 from paretune.target import Target
 
 
@@ -119,8 +120,8 @@ def clock(monkeypatch):
         ratio = left**0.5
         return Latency(4 * ratio, 5 * ratio, 4 * ratio, ratio, ratio - 0.01, ratio + 0.01, "faster", 16)
 
-    monkeypatch.setattr(_budget.Timing, "_write", lambda self, model, name: None)
-    monkeypatch.setattr(_budget.Timing, "_time", time)
+    monkeypatch.setattr(_timing.Timing, "_write", lambda self, model, name: None)
+    monkeypatch.setattr(_timing.Timing, "_time", time)
     return timed
 
 
@@ -128,7 +129,7 @@ def clock(monkeypatch):
     ("latency", "ratio"), [("0.5x", 0.5), (0.6, 0.6), ("2ms", 0.5), ("1500us", 0.375), (3, 0.75)]
 )
 def test_a_budget_of_time_takes_a_handful_of_timings(clock, analysis, latency, ratio):
-    selection = prune.select(analysis, latency=latency)
+    selection = prune.select(analysis, latency=latency, scope="isomorphic")
     took = (analysis.macs_of(analysis.keep(selection.removed)) / analysis.macs) ** 0.5
     assert 0.8 * ratio < took <= 0.97 * ratio  # with a margin: the shipped model is timed anew
     assert len(clock) <= 9 and len(set(clock)) == len(clock)
@@ -139,22 +140,22 @@ def test_a_budget_of_time_takes_a_handful_of_timings(clock, analysis, latency, r
 
 
 def test_a_model_that_is_fast_enough_stays_whole(clock, analysis):
-    assert not len(prune.select(analysis, latency="10ms").removed) and len(clock) == 1
+    assert not len(prune.select(analysis, latency="10ms", scope="isomorphic").removed) and len(clock) == 1
 
 
 def test_a_time_that_no_shape_reaches_is_refused(clock, analysis):
     with pytest.raises(
         InfeasibleError, match=r"latency=0.01x is 0.0388 ms, and the least .* to is 0.\d+ \(0.\d+ of its 4\)"
     ):
-        prune.select(analysis, latency="0.01x")
+        prune.select(analysis, latency="0.01x", scope="isomorphic")
 
 
 def test_the_cut_model_is_really_timed(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(_budget, "SECONDS", 0.1)
+    monkeypatch.setattr(_timing, "SECONDS", 0.1)
     model = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 8))
     analysis = prune.analyze(model, torch.randn(1, 64))
-    timing = _budget.Timing(analysis, Target())
+    timing = _timing.Timing(analysis, Target())
     selection = prune.select(analysis, ratio=0.75)
     seen = timing.timed(selection.removed)
     assert seen.ratio < 0.7 and seen.median_ms > 0  # a ninth of the products

@@ -98,7 +98,7 @@ def test_every_bundle_has_its_own_place_and_keeps_its_units(analysis):
     from paretune.prune._selection.selection import _scored
     from paretune.prune._selection.spec import resolve_score
 
-    ranked, _ = _scored(analysis, analysis.groups, [resolve_score("l1")], "mean", normalise=True, data=None)
+    ranked, _ = _scored(analysis, analysis.groups, resolve_score("l1"), "mean", normalise=True, data=None)
     placed = by_saving(analysis, ranked, "macs")
     everywhere = np.concatenate([r.scores for r in placed])
     assert sorted(everywhere) == list(range(len(everywhere)))

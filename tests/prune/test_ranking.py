@@ -9,7 +9,7 @@ from paretune.errors import InputError, TaskError
 from paretune.prune import scores
 from paretune.prune._couplings.parts import makers, parts_of
 from paretune.prune._ranking import kinds, presence, rank
-from paretune.prune._selection import selection as selection_module
+from paretune.prune._selection.selection import DEFAULT
 
 
 class Net(nn.Module):
@@ -259,34 +259,12 @@ def test_a_score_that_cannot_be_is_refused(model, score, message):
         prune.select(prune.analyze(model, X[:1]), ratio=0.5, score=score)
 
 
-def test_by_default_groups_that_the_score_of_what_is_read_does_not_see_are_ranked_by_their_weights():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.up, self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(5))
-            self.out = nn.Linear(8, 3)
-
-        def forward(self, x):
-            x = self.up(x)
-            attended = torch.softmax(self.q(x) @ self.k(x).transpose(1, 2), -1) @ self.v(x)
-            return self.out(self.o(attended))
-
-    x = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(1))
-    analysis = prune.analyze(Attention(), x[:1])
-    chosen = {
-        name: prune.select(analysis, ratio=0.5, scope="local", data=(x,), score=score)
-        for name, score in {"default": None, "seeing": "ziplm", "blind": "geometric_median"}.items()
+def test_by_default_what_a_layer_makes_is_compared_by_geometric_median_and_a_threshold_is_in_l1(model):
+    analysis = prune.analyze(model, X[:1])
+    by = {
+        score: prune.select(analysis, ratio=0.5, score=score).removed.tolist() for score in (None, "l2", DEFAULT)
     }
-    assert any("q (+1)" in note for note in chosen["seeing"].notes)  # which keeps its channels
-    assert not chosen["default"].notes
-    removed = {name: set(selection.removed.tolist()) for name, selection in chosen.items()}
-    (group,) = [group for group in analysis.groups if group.structure == "query_key"]
-    widths = set(group.blocks.ravel().tolist())
-    assert removed["default"] & widths == removed["blind"] & widths and removed["blind"] & widths
-    assert removed["default"] - widths == removed["seeing"] != removed["blind"] - widths
-    without = prune.select(analysis, ratio=0.5, scope="local").removed.tolist()
-    assert set(without) == removed["blind"]
+    assert by[None] == by[DEFAULT] != by["l2"] and DEFAULT == "geometric_median"
     by_threshold = [prune.select(analysis, threshold=1.0, score=score).removed.tolist() for score in (None, "l1")]
     assert by_threshold[0] == by_threshold[1]
 
@@ -328,7 +306,7 @@ def test_a_sum_over_layers_counts_each_layer_once():
     ones = [np.ones(len(part.units)) for part in parts]
     spread = {}
     for combine in ("mean", "sum"):
-        (group,), _ = rank(state, groups, parts, ones, combine, compared, in_turn=[0])
+        (group,), _ = rank(state, groups, parts, ones, combine, compared, in_turn=True)
         spread[combine] = group.scores.max() / group.scores.min()
     assert spread["sum"] == pytest.approx(2)  # two layers make the middle
     # by hand: made by 16 and by 32, read by 16 and by 32, against made by 32 and read by 32
@@ -354,28 +332,15 @@ def test_the_step_takes_scores_of_data_only_where_there_are_some(tiny_task):
     def chosen(task, **how):
         return sorted(prune.Channels(ratio=0.5, **how).select(analysis, task).removed.tolist())
 
-    assert chosen(without) == chosen(without, score="geometric_median") != chosen(tiny_task)
-    assert chosen(tiny_task) == chosen(tiny_task, score="ziplm")
+    assert (
+        chosen(without)
+        == chosen(tiny_task)
+        == chosen(tiny_task, score=DEFAULT)
+        != chosen(tiny_task, score="ziplm")
+    )
     by_threshold = [
         prune.Channels(threshold=8.0, score=score).select(analysis, without).widths for score in (None, "l1")
     ]
     assert by_threshold[0] == by_threshold[1] != {}
     with pytest.raises(TaskError, match=r"needs task\.train"):
         chosen(without, score="ziplm")
-
-
-def test_the_default_does_not_look_at_layers_that_read_very_many_numbers(monkeypatch):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(72, 5))
-    analysis = prune.analyze(model, torch.zeros(1, 3, 7, 7))
-    images = torch.randn(16, 3, 7, 7, generator=torch.Generator().manual_seed(1))
-
-    def chosen(layer, score=None):
-        selection = prune.select(analysis, ratio=0.5, scope="local", data=(images,), score=score)
-        made = next(made for made in analysis.couplings.makes if made.tensor == f"{layer}.weight")
-        return set(selection.removed.tolist()) & set(made.units.tolist())
-
-    assert chosen("2") == chosen("2", "ziplm") != chosen("2", "geometric_median")
-    monkeypatch.setattr(selection_module, "WIDEST", 71)  # 8 channels of 9 pixels
-    assert chosen("2") == chosen("2", "geometric_median")
-    assert chosen("0") == chosen("0", "ziplm") != chosen("0", "geometric_median")  # 6 channels of 9 weights

@@ -1,7 +1,8 @@
 """What a runtime must do to be measured: load a file, name its inputs, run.
 
-A runtime is one module of this package, `_NAME.py`, with `load(path, *, threads) -> Engine`, and its name in
-`target.RUNTIMES`; nothing else here knows which runtime it times.
+A runtime is one module of this package, `_NAME.py`, with `load(path, *, threads) -> Engine`, `version() -> str`
+and `profile(model, feeds, *, threads, seconds) -> list[Event]`, and its name in `target.RUNTIMES`; nothing else
+here knows which runtime it times.
 """
 
 from __future__ import annotations
@@ -28,6 +29,19 @@ class Input:
     dtype: np.dtype[Any]
     shape: tuple[int | str, ...]
     """A number, or the name of a dimension that is free."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a runtime ran, as its own profile tells it."""
+
+    name: str
+    kind: str
+    ms: float
+    shape: tuple[int, ...]
+    """Of its first output."""
+    multiplies: bool
+    """Whether it is a convolution or a matrix product."""
 
 
 class Engine(Protocol):

@@ -8,6 +8,9 @@ Source: onnxruntime.ai/docs/performance/tune-performance/threading.html
 
 from __future__ import annotations
 
+import json
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -17,9 +20,18 @@ from typing import Any, final
 import numpy as np
 
 from paretune.errors import InputError
-from paretune.measure._engine import Input
+from paretune.measure._engine import Event, Input
 
 onnxruntime: Any = import_module("onnxruntime")  # its type information hides its own public names
+
+FEWEST_RUNS, MOST_RUNS = 5, 100
+"""Of a model in one stretch of its profile."""
+STRETCHES = 4
+"""In which a model is run alone and watched."""
+KERNEL = "_kernel_time"
+"""How the names of the events end that tell what an operator took."""
+MULTIPLIES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that are convolutions or matrix products, as the runtime names them, perhaps behind `Fused`."""
 
 DTYPES = {
     "tensor(float)": np.float32,
@@ -56,6 +68,64 @@ def session_options(threads: int) -> Any:
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
+
+
+def version() -> str:
+    """Return the runtime's version."""
+    return str(onnxruntime.__version__)
+
+
+def profile(
+    model: bytes, feeds: Mapping[str, np.ndarray], *, threads: int, seconds: float
+) -> tuple[list[Event], float]:
+    """Run a model for some time and return what ran, in order, and milliseconds of a whole call.
+
+    Every second stretch is watched by the runtime's profiler, so that a change of the machine's speed meets both.
+    """
+    plain = _session(model, session_options(threads))
+    options = session_options(threads)
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory(prefix="paretune-") as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        watched, runs, us = _session(model, options), 0, list[float]()
+        for _ in range(STRETCHES):
+            us += _calls(plain, feeds, seconds / STRETCHES)
+            runs += len(_calls(watched, feeds, seconds / STRETCHES))
+        events = json.loads(Path(watched.end_profiling()).read_text())
+    kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(KERNEL)]
+    kernels.sort(key=lambda event: event["ts"])
+    times = _undisturbed(np.array([event["dur"] for event in kernels], float).reshape(runs, -1))
+    found = [_event(event, float(each) / 1000) for event, each in zip(kernels, times, strict=False)]
+    return found, float(_undisturbed(np.array(us))) / 1000
+
+
+def _session(model: bytes, options: Any) -> Any:
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _calls(session: Any, feeds: Mapping[str, np.ndarray], seconds: float) -> list[float]:
+    """Return microseconds of calls, made for some time."""
+    call, clock, us = partial(session.run, None, dict(feeds)), time.perf_counter, list[float]()
+    until = clock() + seconds
+    while len(us) < FEWEST_RUNS or (clock() < until and len(us) < MOST_RUNS):
+        start = clock()
+        call()
+        us.append(1e6 * (clock() - start))
+    return us
+
+
+def _undisturbed(values: np.ndarray) -> np.ndarray:
+    """Return the mean of the second fifth of sorted (runs, ...): what interrupts a run makes it longer only."""
+    values = np.sort(values, axis=0)
+    mean: np.ndarray = values[len(values) // 5 : max(len(values) // 5 + 1, 2 * len(values) // 5)].mean(axis=0)
+    return mean
+
+
+def _event(event: Mapping[str, Any], ms: float) -> Event:
+    kind = event["args"]["op_name"]
+    shapes = [shape for output in event["args"].get("output_type_shape", ()) for shape in output.values()]
+    multiplies = kind.removeprefix("Fused") in MULTIPLIES
+    return Event(event["name"].removesuffix(KERNEL), kind, ms, tuple(shapes[0]) if shapes else (), multiplies)
 
 
 @final

@@ -7,6 +7,7 @@ alone is asked for (`_probe`), or after the cut (`_deliver`).
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Iterable
@@ -141,15 +142,16 @@ class Analysis:
         """Parameters that the graph does not use."""
         return sum(p.numel() for n, p in self.model.named_parameters() if n not in self.couplings.tensors)
 
+    def length(self, axis: Axis, keep: Keep) -> int:
+        """Return how long an axis is once only `keep` stays."""
+        if id(axis) not in self._counts:
+            real = axis[axis >= 0]
+            self._counts[id(axis)] = axis, len(axis) - len(real), real
+        _, fixed, real = self._counts[id(axis)]
+        return fixed + int(np.count_nonzero(keep[real]))
+
     def _product(self, axes: tuple[Axis, ...], keep: Keep) -> float:
-        out = 1.0
-        for axis in axes:
-            if id(axis) not in self._counts:
-                real = axis[axis >= 0]
-                self._counts[id(axis)] = axis, len(axis) - len(real), real
-            _, fixed, real = self._counts[id(axis)]
-            out *= fixed + int(np.count_nonzero(keep[real]))
-        return out
+        return math.prod((float(self.length(axis, keep)) for axis in axes), start=1.0)
 
     @cached_property
     def floor(self) -> Keep:

@@ -138,8 +138,8 @@ class Channels(Step):
     uses_data: ClassVar[tuple[str, ...]] = ("train",)
 
     score: str | dict[str, dict[str, Any] | None] | None = None
-    """A name that `paretune methods scores` lists, or with options `{taylor: {of: output}}`; by default the best
-    that sees all that may go."""
+    """A name that `paretune methods scores` lists, or with options `{taylor: {of: output}}`; by default
+    geometric_median."""
     ratio: Annotated[float | None, Range(0.0, 1.0, high_open=True)] = None
     """Fraction of the channels to remove."""
     threshold: float | None = None
@@ -220,7 +220,7 @@ class Channels(Step):
     def select(self, analysis: Analysis, task: Task | None = None, context: Context | None = None) -> Selection:
         """Return what this step removes from an analysed model; the task has the data that some scores need."""
         context = context or Context()
-        seeing = task is not None and self._sees(task)
+        seeing = task is not None and self._sees
         return select(
             analysis,
             ratio=self.ratio,
@@ -242,17 +242,16 @@ class Channels(Step):
             target=context.target,
         )
 
-    def _sees(self, task: Task) -> bool:
-        """Whether the score is taken of data: one that asks for them, or the default, where there are some."""
-        if self.score is None:
-            return self.threshold is None and task.train is not None
-        return any(name in NEED_DATA for name in needs(resolve_score(self.score)))
+    @property
+    def _sees(self) -> bool:
+        """Whether the score is taken of data: one that asks for them."""
+        return self.score is not None and any(name in NEED_DATA for name in needs(resolve_score(self.score)))
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Analyse, select, cut, and repair what is left, or recalibrate batch norm."""
         from paretune.train import recalibrate_batch_norm
 
-        analysis = self.analyze(model.to(context.device) if self._sees(task) or self.repair else model, task)
+        analysis = self.analyze(model.to(context.device) if self._sees or self.repair else model, task)
         choose = partial(self.select, task=task, context=context)
         analysis, selection, pruned = cut_what_can_be(analysis, choose, self.form)
         prediction = predict(analysis, selection)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,35 +59,35 @@ def rank(
     values: Sequence[Values | None],
     combine: str,
     presence: Sequence[Values] | None,
-    in_turn: Collection[int] = (),
+    in_turn: bool = False,
 ) -> tuple[list[Ranked], list[Group]]:
     """Put the bundles of every group in the order in which they go; return also the groups that have no score.
 
     parts: where the groups' units lie; values: the score of every part, None where it has none.
     presence: of the units of every group, so that groups compare: the scores of each are divided by the mean of
         their absolute values and multiplied by this. None leaves scores as they are.
-    in_turn: the groups whose scores tell what a channel is worth when its turn has come. Of others, which take
-        each channel as the only one that goes, the scores of n channels of which k went before are multiplied by
+    in_turn: whether the scores tell what a channel is worth when its turn has come. Where they take each channel
+        as the only one that goes, the scores of n channels of which k went before are multiplied by
         sqrt(n / (n - k)): else a group whose scores are alike would be emptied at once.
     """
     by_group: dict[int, list[tuple[Part, Values]]] = defaultdict(list)
     for part, value in zip(parts, values, strict=True):
         if value is not None:
             by_group[part.group].append((part, value))
-    known, scores, unknown, alone = [], [], [], []
+    known, scores, unknown = [], [], []
     for index, group in enumerate(groups):
         combined = combine_scores(by_group[index], group.blocks.size, combine)
         if combined is None:
             unknown.append(group)
             continue
         known.append(group)
-        alone.append(presence is not None and index not in in_turn)
         if presence is not None:
             counted = presence[index].mean() if combine == "sum" else presence[index]  # a sum has counted layers
             combined = scaled(combined) * counted
         scores.append(combined.reshape(group.blocks.shape))
     ranked = ordered(state, known, scores)
-    return [_rising(r) if each else r for r, each in zip(ranked, alone, strict=True)], unknown
+    alone = presence is not None and not in_turn
+    return [_rising(r) if alone else r for r in ranked], unknown
 
 
 def _rising(ranked: Ranked) -> Ranked:

@@ -1,31 +1,27 @@
 """Budgets: what a cut model may cost, as a function of what is removed.
 
-MACs, parameters and bytes are counted from the analysis, exactly and without a cut. Latency is measured: the
-candidate is really cut, exported, and timed against the whole model in interleaved rounds on the target.
+MACs, parameters and bytes are counted from the analysis, exactly and without a cut. Latency is told by a clock
+(`clock`) and then measured (`timing`).
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from torch import nn
 
-from paretune.data import map_tensors
 from paretune.errors import InputError, is_number
 from paretune.prune._couplings.units import Axis
-from paretune.prune._cut import Selection, cut
+from paretune.prune._selection.clock import Clock
+from paretune.prune._selection.timing import Timing
 from paretune.prune._surgery.surgery import Keep, kept
 from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Range, amount
 from paretune.target import Target
 
 if TYPE_CHECKING:
-    from paretune.measurement import Latency
     from paretune.prune._analysis import Analysis
 
 LEAST = 10
@@ -41,8 +37,6 @@ BUDGETS: dict[str, tuple[dict[str, float], str, str]] = {
 """What may be bounded: the units of an amount, what is counted, and an example of an amount."""
 MARGIN = 0.97
 """A timing must hold its bound with this to spare: the shipped model is timed anew, with its own noise."""
-SECONDS = 1.0
-"""How long one candidate is timed."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,8 @@ class Budget:
     """True where a cost takes seconds and is known to a few percent only."""
     step: str = "prune.channels"
     """Who asked."""
+    clock: Callable[[], Clock] | None = None
+    """Of a latency: what tells it without cutting."""
 
 
 Amount = Annotated[float | str | None, Range(0.0, math.inf, low_open=True)]
@@ -122,8 +118,19 @@ def _timed_budget(timing: Timing, asked: float | str) -> Budget:
         seen = timing.timed(removed)
         return seen.ratio * whole if relative else seen.median_ms
 
-    of = "macs"  # time follows them closely enough for an order; what is chosen is timed
-    return Budget("latency", asked, MARGIN * limit, whole, "ms", of, cost, timing.notes, measured=True)
+    of = "macs"  # where a scope is kept, channels go in their order; what is chosen is timed
+    return Budget(
+        "latency",
+        asked,
+        MARGIN * limit,
+        whole,
+        "ms",
+        of,
+        cost,
+        timing.notes,
+        measured=True,
+        clock=lambda: timing.clock,
+    )
 
 
 def size_of(analysis: Analysis, keep: Keep) -> int:
@@ -141,55 +148,3 @@ def size_of(analysis: Analysis, keep: Keep) -> int:
         left = [int(kept(keep, grouped.get((name, index), axis)).sum()) for index, axis in enumerate(axes)]
         total += math.prod(left) * tensor.element_size()
     return total
-
-
-class Timing:
-    """Times cut candidates against the whole model on a target; each choice once."""
-
-    def __init__(self, analysis: Analysis, target: Target) -> None:
-        self.analysis, self.target = analysis, target
-        self.seen: dict[bytes, Latency] = {}
-        """By the units that are removed."""
-        self._folder = tempfile.TemporaryDirectory(prefix="paretune-")
-        self._example = _as_given(analysis)
-        self._whole = self._write(analysis.model, "whole")
-
-    def timed(self, removed: Axis) -> Latency:
-        """Cut, export and time the model without these units."""
-        key = np.sort(removed).tobytes()
-        if key not in self.seen:
-            self.seen[key] = self._time(removed)
-        return self.seen[key]
-
-    def notes(self, removed: Axis) -> tuple[str, ...]:
-        """Return what was timed, in words."""
-        seen, target = self.timed(removed), self.target
-        noise = "; the machine was too noisy for a verdict" if seen.verdict == "too noisy" else ""
-        return (
-            f"latency: {seen.median_ms:.3g} ms, {seen.ratio:.2f} ({seen.ratio_low:.2f} to {seen.ratio_high:.2f}) "
-            f"of the whole model's, on {target.runtime} with {target.threads} threads at batch {target.batch}, "
-            f"one of {len(self.seen)} shapes that were timed{noise}",
-        )
-
-    def _time(self, removed: Axis) -> Latency:
-        from paretune.measure import latency
-
-        files = [self._whole]
-        if len(removed):
-            files.append(self._write(cut(self.analysis, Selection(removed, {})).model, "cut"))
-        return latency(files, self.target, seconds=SECONDS, inputs=self._example)[-1]
-
-    def _write(self, model: nn.Module, name: str) -> Path:
-        from paretune.export import export_onnx, save, strip
-
-        return save(strip(export_onnx(model, self._example).graph), Path(self._folder.name) / f"{name}.onnx")
-
-
-def _as_given(analysis: Analysis) -> Any:
-    """Return the example with the batch that it had before capture repeated it."""
-    captured = analysis.captured
-    if captured.repeat == 1:
-        return captured.example
-    return map_tensors(
-        lambda t: t[: len(t) // captured.repeat] if t.dim() and len(t) == captured.batch else t, captured.example
-    )

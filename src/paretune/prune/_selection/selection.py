@@ -7,7 +7,6 @@ is then a search over one number. Of every axis that is cut at least one channel
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,13 +18,13 @@ from paretune.prune._analysis import Analysis, require_groups
 from paretune.prune._capture.given import require_values
 from paretune.prune._couplings.couplings import Slice
 from paretune.prune._couplings.groups import Group
-from paretune.prune._couplings.operators import operator_of
-from paretune.prune._couplings.parts import Part, makers, norms, parts_of, tensor_of
+from paretune.prune._couplings.parts import Part, makers, norms, parts_of
 from paretune.prune._cut import Selection
 from paretune.prune._evidence.batches import batches_of
 from paretune.prune._evidence.evidence import OF_SAMPLES, Score, evaluate, name_of, needs, role
-from paretune.prune._ranking import Ranked, Values, by_makers, kinds, presence, rank, removed_units
+from paretune.prune._ranking import Ranked, by_makers, kinds, presence, rank, removed_units
 from paretune.prune._selection.budget import BUDGETS, Budget, budget, target_amount
+from paretune.prune._selection.by_clock import by_clock
 from paretune.prune._selection.knapsack import by_saving
 from paretune.prune._selection.path import Path, given_back, nearest_allowed, path_of, stops_of
 from paretune.prune._selection.spec import ScoreSpec, resolve_score
@@ -41,12 +40,13 @@ PRECISION = 1 / 32
 SLACK = 0.001
 """A part of a budget that need not be used: looking for what may stay for it takes longer than it gives."""
 
-SEEING, BLIND = "ziplm", "geometric_median"
-"""The scores that are the default, with data and without: the best of each kind in `benchmarks/scores.py`."""
+LONGEST = 5
+"""So many parts of the least time are named where a latency is out of reach."""
+
+DEFAULT = "geometric_median"
+"""The score where none is named: the best of `benchmarks/scores.py`, and it sees all that makes channels."""
 IN_TURN = ("ziplm",)
 """Scores that tell what a channel is worth when its turn to go has come; the others take each as the only one."""
-WIDEST = 8192
-"""What a layer may read at once for the default to look at it: a square matrix of this width takes 512 MiB."""
 
 
 def select(
@@ -79,12 +79,13 @@ def select(
     macs, params: multiply-accumulates or parameters to keep, as a fraction of the model's in (0, 1], or as an
         amount ("20M").
     size: bytes of the state dict to keep, parameters and buffers in their own type, likewise ("200KB").
-    latency: time to keep, a fraction ("0.5x") or an amount ("2ms"): a handful of candidates are cut, exported and
-        timed on `target` beside the whole model, so that it takes a minute and another machine may differ.
+    latency: time to keep, a fraction ("0.5x") or an amount ("2ms"), on `target`: operators are timed at the widths
+        in play (once for each CPU), channels go by what is lost for each millisecond saved (scope "global"), and
+        a handful of candidates are cut, exported and timed beside the whole model, until one holds. It takes a
+        minute, and another machine may differ.
     score: a name that `paretune methods scores` lists, one with options ({"taylor": {"of": "output"}}), or a
-        function that names its evidence (`prune._evidence`). None: where there are data `SEEING`; of groups that
-        it does not see, or whose readers are all wider than `WIDEST`, and without data, `BLIND`; for a threshold,
-        which is in the unit of a score, `l1`.
+        function that names its evidence (`prune._evidence`). None: `DEFAULT`; for a threshold, which is in the
+        unit of a score, `l1`.
     scope: "global": all groups are ranked together, by what they lose for each unit of the budget that is saved
         (`prune._selection.knapsack`); "isomorphic": so are groups of one kind, and every kind loses the same part
         (`prune._ranking.kinds`); "local": every group does.
@@ -109,9 +110,10 @@ def select(
     how = {"data": data, "loss": loss, "samples": samples, "seed": seed}
     ranked, unknown = _ranked(analysis, score, protect, combine, normalise, **how)
     bound = next((budget(analysis, n, asked, target) for n, asked in budgets.items() if asked is not None), None)
-    if bound is not None:
+    timed = bound is not None and bound.clock is not None and scope == "global"
+    if bound is not None and not timed:
         ranked = by_saving(analysis, ranked, bound.counts)
-    if multiple > 1 and widths is None:
+    if (multiple > 1 or timed) and widths is None:
         ranked = [part for r in ranked for part in by_makers(analysis.couplings, r)]
     asked: list[int] | None = None
     if widths is not None:
@@ -122,6 +124,9 @@ def select(
     elif ratio is not None and scope == "local":
         asked = [min(len(r.bundles), int(ratio * r.size + 1e-9)) for r in ranked]
         counts = nearest_allowed(ranked, asked, multiple)
+    elif timed:
+        assert bound is not None
+        counts = _by_clock(analysis, ranked, bound, multiple)
     else:
         path = path_of(ranked, multiple, _kinds(analysis, ranked) if scope == "isomorphic" else None)
         if ratio is not None:
@@ -161,14 +166,13 @@ def _ranked(
     **samples: Any,
 ) -> tuple[list[Ranked], list[tuple[Group, str]]]:
     """Return the groups that are not protected, ranked, and (group, why) of those that the score does not see."""
-    by_default = (SEEING, BLIND) if samples["data"] is not None else (BLIND,)
-    scores = [resolve_score(each) for each in (by_default if score is None else (score,))]
+    score = resolve_score(DEFAULT if score is None else score)
     require_groups(analysis)
     require_values(analysis.model)
     free = unprotected(analysis, protect)
     samples["data"] = batches_of(samples["data"])
-    ranked, blind = _scored(analysis, free, scores, combine, normalise, **samples)
-    needed = f"score '{name_of(scores[-1])}' needs {', '.join(needs(scores[-1]))}, which"
+    ranked, blind = _scored(analysis, free, score, combine, normalise, **samples)
+    needed = f"score '{name_of(score)}' needs {', '.join(needs(score))}, which"
     if free and not ranked:
         raise InputError(
             f"prune.channels: {needed} no layer that can be pruned has for all of its channels; choose another "
@@ -228,34 +232,14 @@ def _selection(
 
 
 def _scored(
-    analysis: Analysis,
-    groups: tuple[Group, ...],
-    scores: Sequence[Score],
-    combine: str,
-    normalise: bool,
-    **samples: Any,
+    analysis: Analysis, groups: tuple[Group, ...], score: Score, combine: str, normalise: bool, **samples: Any
 ) -> tuple[list[Ranked], list[Group]]:
-    """Return the groups ranked, each by the first score that sees it, and those that none sees."""
+    """Return the groups ranked, and those that the score does not see."""
     state = analysis.couplings
     compared = presence(groups, _everywhere(analysis, groups)) if normalise else None
-    parts: list[Part] = []
-    values: list[Values | None] = []
-    blind, in_turn = list(range(len(groups))), set[int]()
-    for score in scores:
-        slices = _slices(analysis, groups, score)
-        if score is not scores[-1]:
-            slices = [where for where in slices if _columns(analysis, where) <= WIDEST]
-        mine = [part for part in parts_of(state, groups, slices) if part.group in blind]
-        found = evaluate(analysis, mine, score, **samples)
-        unseen = {id(group) for group in rank(state, groups, mine, found, combine, compared)[1]}
-        parts += mine
-        values += [None if id(groups[m.group]) in unseen else value for m, value in zip(mine, found, strict=True)]
-        if name_of(score) in IN_TURN:
-            in_turn.update(index for index in blind if id(groups[index]) not in unseen)
-        blind = [index for index in blind if id(groups[index]) in unseen]
-        if not blind:
-            break
-    return rank(state, groups, parts, values, combine, compared, in_turn)
+    parts = parts_of(state, groups, _slices(analysis, groups, score))
+    values = evaluate(analysis, parts, score, **samples)
+    return rank(state, groups, parts, values, combine, compared, in_turn=name_of(score) in IN_TURN)
 
 
 def _slices(analysis: Analysis, groups: tuple[Group, ...], score: Score) -> Sequence[Slice]:
@@ -265,13 +249,6 @@ def _slices(analysis: Analysis, groups: tuple[Group, ...], score: Score) -> Sequ
     if about == "makes":
         return state.makes if any(name in OF_SAMPLES for name in needs(score)) else makers(groups)
     return state.reads if about == "reads" else norms(state)
-
-
-def _columns(analysis: Analysis, where: Slice) -> int:
-    """Return how many numbers a layer that reads multiplies for one output."""
-    shape = tensor_of(analysis.model, where.tensor).shape
-    kernel = math.prod(shape[2:]) if operator_of(where.node).startswith("conv") else 1
-    return int(where.units.shape[-1]) * kernel
 
 
 def _kinds(analysis: Analysis, ranked: list[Ranked]) -> list[int]:
@@ -367,6 +344,20 @@ def _by_budget(ranked: list[Ranked], bound: Budget, path: Path, scope: str, mult
     if scope == "local" or bound.measured or cost(high) > (1 - SLACK) * bound.limit:
         return counts(high)
     return given_back(path, high, lambda lost: cost_of(lost) <= bound.limit)
+
+
+def _by_clock(analysis: Analysis, ranked: list[Ranked], bound: Budget, multiple: int) -> list[int]:
+    """Return the gentlest counts that hold a latency as measured; where none does, say what takes the time."""
+    counts, least = by_clock(analysis, ranked, bound, multiple)
+    if counts is None:
+        assert bound.clock is not None
+        removed = removed_units(ranked, least)
+        parts = list(bound.clock().parts(analysis.keep(removed)).items())[:LONGEST]
+        made = ", ".join(f"{ms:.3g} ms {name}" for name, ms in parts)
+        raise InfeasibleError(
+            f"{_out_of_reach(bound, bound.cost(removed), multiple)}. Most of what is left: {made}"
+        )
+    return counts
 
 
 def _out_of_reach(bound: Budget, floor: float, multiple: int) -> str:

@@ -1,0 +1,137 @@
+"""The clock: what a cut model takes on the target, told from the times of its operators before anything is cut.
+
+Every convolution and matrix product of the captured graph is looked up, at the widths that are kept, in a table
+of operator times (`measure.OperatorTable`), which times what is new to it. What lies between them (sums, norms,
+softmax, changes of layout) is told from the runtime's profile of the whole model, and shrinks with the values
+that it writes. The whole model, timed, sets the scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paretune.errors import RunError
+from paretune.measure import Event, OperatorTable
+from paretune.prune._analysis import Analysis
+from paretune.prune._couplings.groups import layer_name
+from paretune.prune._couplings.units import Axis
+from paretune.prune._selection.operators import Placed, placed
+from paretune.prune._surgery.surgery import Keep
+
+BETWEEN = "between the operators: sums, norms, activations, changes of layout"
+FIXED = "calls that no width makes shorter"
+OTHERS = "products that cannot be timed alone"
+
+Axes = tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of the time."""
+
+    name: str
+    axes: Axes
+    """What makes it shorter."""
+    ms: Callable[[Keep], float]
+
+
+class Clock:
+    """Tells the time of a cut model in milliseconds, as a sum of terms."""
+
+    def __init__(self, analysis: Analysis, table: OperatorTable, profile: Sequence[Event], whole: float) -> None:
+        """profile, whole: what the runtime ran of the whole model on the target, and milliseconds of a call.
+
+        A kernel that is profiled seems to take longer, small ones by half: what all together seem to take more
+        than a call does is taken off every one.
+        """
+        self.analysis, self.table = analysis, table
+        batch, everything = table.target.batch, analysis.everything
+        timeable, others = self._placed(batch)
+        between = [event for event in profile if not event.multiplies]
+        self.watching = max(0.0, (sum(event.ms for event in profile) - whole) / max(1, len(profile)))
+        """Milliseconds."""
+        least = min((event.ms for event in between), default=0.0)
+        self.terms = [self._operator(each) for each in timeable]
+        if others:
+            products = [event.ms - self.watching for event in profile if event.multiplies]
+            rest = sum(products) - self.ms(everything)
+            self.terms.append(self._spread(OTHERS, max(0.0, rest), others))
+        shapes: dict[tuple[int, ...], float] = {}
+        for event in between:
+            shapes[event.shape] = shapes.get(event.shape, 0.0) + event.ms - least
+        values = self._values(batch / analysis.couplings.batch)
+        every = [axes for found in values.values() for axes in found]
+        self.terms += [self._spread(BETWEEN, ms, values.get(shape, every)) for shape, ms in shapes.items()]
+        fixed = whole - self.ms(everything)
+        self.terms.append(Term(FIXED, (), lambda keep: fixed))
+
+    def _placed(self, batch: int) -> tuple[list[Placed], list[Axes]]:
+        """Return the operators that the table can time, and the axes of the products of the others."""
+        found, others = placed(self.analysis, batch)
+        axes, timeable = [cost.axes for cost in others], []
+        for each in found:
+            try:
+                self.table.time(each.at(len))
+                timeable.append(each)
+            except RunError:
+                axes.append(each.axes)
+        return timeable, axes
+
+    def ms(self, keep: Keep, terms: Iterable[Term] | None = None) -> float:
+        """Return the time once only `keep` stays: of all terms, or of some."""
+        return sum(term.ms(keep) for term in (self.terms if terms is None else terms))
+
+    def ratio(self, keep: Keep) -> float:
+        """Return the time once only `keep` stays, as a fraction of the whole model's."""
+        return self.ms(keep) / self.ms(self.analysis.everything)
+
+    def touched(self, units: Axis) -> list[Term]:
+        """Return the terms that change where some of these units go."""
+        goes = ~self.analysis.keep(units)
+        return [term for term in self.terms if any(goes[axis[axis >= 0]].any() for axis in term.axes)]
+
+    def parts(self, keep: Keep) -> dict[str, float]:
+        """Return milliseconds by what takes them, the longest first."""
+        parts: dict[str, float] = {}
+        for term in self.terms:
+            parts[term.name] = parts.get(term.name, 0.0) + term.ms(keep)
+        return dict(sorted(parts.items(), key=lambda part: -part[1]))
+
+    def _operator(self, each: Placed) -> Term:
+        def ms(keep: Keep) -> float:
+            time = self.table.time(each.at(lambda axis: self.analysis.length(axis, keep)))
+            return max(0.0, time.ms - self.watching * time.calls)
+
+        named = self.analysis.couplings.parameters
+        weights = [named[node] for node in each.node.all_input_nodes if node in named]
+        return Term(layer_name(weights[0]) if weights else each.node.name, each.axes, ms)
+
+    def _spread(self, name: str, whole: float, values: Sequence[Axes]) -> Term:
+        """Return a term that goes with the sizes of some values, on average."""
+        axes = list({id(axis): axis for value in values for axis in value if (axis >= 0).any()}.values())
+
+        def ms(keep: Keep) -> float:
+            share = {id(axis): self.analysis.length(axis, keep) / len(axis) for axis in axes}
+            shares = [math.prod(share.get(id(axis), 1.0) for axis in value) for value in values]
+            return whole * (float(np.mean(shares)) if shares else 1.0)
+
+        return Term(name, tuple(axes), ms)
+
+    def _values(self, times: float) -> dict[tuple[int, ...], list[Axes]]:
+        """Return the axes of the graph's values by their shape on the target; equal ones count once."""
+        found: dict[tuple[int, ...], dict[tuple[int, ...], Axes]] = {}
+        for node, value in self.analysis.couplings.values.items():
+            if (
+                node.op == "call_function"
+                and isinstance(value, list)
+                and value
+                and isinstance(value[0], np.ndarray)
+            ):
+                axes: Axes = tuple(axis for axis in value if isinstance(axis, np.ndarray))
+                shape = (round(len(axes[0]) * times), *(len(axis) for axis in axes[1:]))
+                found.setdefault(shape, {})[tuple(map(id, axes))] = axes
+        return {shape: list(each.values()) for shape, each in found.items()}
