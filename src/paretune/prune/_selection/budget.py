@@ -15,7 +15,6 @@ import numpy as np
 
 from paretune.errors import InputError, is_number
 from paretune.prune._couplings.units import Axis
-from paretune.prune._selection.clock import Clock
 from paretune.prune._selection.timing import Timing
 from paretune.prune._surgery.surgery import Keep, kept
 from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Range, amount
@@ -59,8 +58,8 @@ class Budget:
     """True where a cost takes seconds and is known to a few percent only."""
     step: str = "prune.channels"
     """Who asked."""
-    clock: Callable[[], Clock] | None = None
-    """Of a latency: what tells it without cutting."""
+    timing: Timing | None = None
+    """Of a latency: what measures it, and tells it."""
 
 
 Amount = Annotated[float | str | None, Range(0.0, math.inf, low_open=True)]
@@ -129,7 +128,7 @@ def _timed_budget(timing: Timing, asked: float | str) -> Budget:
         cost,
         timing.notes,
         measured=True,
-        clock=lambda: timing.clock,
+        timing=timing,
     )
 
 

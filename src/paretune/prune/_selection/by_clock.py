@@ -24,6 +24,7 @@ from paretune.prune._ranking import Ranked, removed_units
 from paretune.prune._selection.budget import Budget
 from paretune.prune._selection.clock import Clock, Term
 from paretune.prune._selection.path import stops_of
+from paretune.prune._surgery.surgery import Keep
 
 LEVELS = 8
 """About so many widths of a group are considered."""
@@ -43,38 +44,57 @@ def by_clock(
 ) -> tuple[Counts | None, Counts]:
     """Return the gentlest counts that hold the bound as measured, None where none does; and those that save most.
 
-    Each measurement corrects what the clock tells of the candidates beside it.
+    The whole model and the smallest cut are timed first. Each further measurement narrows the way between one that
+    is too slow and one that holds, on which the clock is read.
     """
-    assert bound.clock is not None
-    nothing = [0] * len(ranked)
+    assert bound.timing is not None
+    clock, limit = bound.timing.clock, bound.limit / bound.full
 
     def measured(counts: Counts) -> float:
-        return bound.cost(removed_units(ranked, counts))
+        return bound.cost(removed_units(ranked, counts)) / bound.full
 
-    if measured(nothing) <= bound.limit:
+    nothing = [0] * len(ranked)
+    if limit >= 1:
         return nothing, nothing
-    knapsack = Knapsack(analysis, ranked, bound.clock(), multiple)
+    knapsack = Knapsack(analysis, ranked, clock, multiple)
     path = knapsack.path()
-    told = [knapsack.ms(counts) for counts in path]
-    bound.clock().table.save()
-    low, high, factor = 0, len(path), 1.0
-    for _ in range(TRIES):
-        fast = [step for step in range(low + 1, high) if factor * told[step] <= bound.limit]
-        if not fast and (high < len(path) or low == len(path) - 1):
-            break
-        step = fast[0] if fast else len(path) - 1
-        took = measured(path[step])
-        factor = took / told[step]
-        low, high = (low, step) if took <= bound.limit else (step, high)
-    if high == len(path):
+    clock.table.save()
+    least = measured(path[-1])
+    clock.anchor(knapsack.keep(path[-1]), least)
+    if least > limit:
         return None, path[-1]
+    told = [knapsack.ratio(counts) for counts in path]
+    slow, fast = Seen(0, 1.0, 1.0), Seen(len(path) - 1, told[-1], least)
+    for _ in range(TRIES):
+        aim = slow.told_at(fast, limit)
+        step = next(step for step in range(slow.step + 1, fast.step + 1) if step == fast.step or told[step] <= aim)
+        if step == fast.step:
+            break
+        seen = Seen(step, told[step], measured(path[step]))
+        slow, fast = (slow, seen) if seen.took <= limit else (seen, fast)
+    counts = path[fast.step]
     for _ in range(REPAIRS):
-        gentler = knapsack.given_back(path[high], bound.limit / factor)
+        gentler = knapsack.given_back(counts, slow.told_at(fast, limit))
         took = measured(gentler)
-        if took <= bound.limit:
+        if took <= limit:
             return gentler, path[-1]
-        factor = took / knapsack.ms(gentler)
-    return path[high], path[-1]
+        slow = Seen(fast.step, knapsack.ratio(gentler), took)
+    return counts, path[-1]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A step of the path, and its time as it was told and as it was measured, as ratios."""
+
+    step: int
+    told: float
+    took: float
+
+    def told_at(self, other: Seen, took: float) -> float:
+        """Return what is told of a measured time, on the straight line between two that were measured."""
+        if self.took == other.took:
+            return other.told
+        return other.told + (took - other.took) * (self.told - other.told) / (self.took - other.took)
 
 
 @dataclass(frozen=True)
@@ -96,9 +116,17 @@ class Knapsack:
         """What of the time each group changes."""
         return [self.clock.touched(r.bundles.ravel()) for r in self.ranked]
 
-    def ms(self, counts: Counts, terms: list[Term] | None = None) -> float:
-        """Return the time of counts: all of it, or of some terms."""
-        return self.clock.ms(self.analysis.keep(removed_units(self.ranked, counts)), terms)
+    def keep(self, counts: Counts) -> Keep:
+        """Return for every unit whether it stays."""
+        return self.analysis.keep(removed_units(self.ranked, counts))
+
+    def ms(self, counts: Counts, terms: list[Term]) -> float:
+        """Return the time of some terms."""
+        return self.clock.ms(self.keep(counts), terms)
+
+    def ratio(self, counts: Counts) -> float:
+        """Return the time of counts as a fraction of the whole model's."""
+        return self.clock.ratio(self.keep(counts))
 
     def path(self) -> list[Counts]:
         """Return counts after every move that saves time, the one that loses least for it first, from none on."""
@@ -124,8 +152,8 @@ class Knapsack:
         return best
 
     def given_back(self, counts: Counts, limit: float) -> Counts:
-        """Return counts with bundles given back while the clock holds the limit, the highest scores first."""
-        left = limit - self.ms(counts)
+        """Return counts with bundles given back, the highest scores first, while the clock's ratio holds the limit."""
+        left = self.clock.ms_at(limit) - self.clock.ms(self.keep(counts))
         while True:
             best: tuple[float, int, int, float] | None = None
             for index, terms in enumerate(self.terms):
@@ -133,7 +161,7 @@ class Knapsack:
                 for before in map(int, self.stops[index][self.stops[index] < counts[index]]):
                     took = self.ms(_moved(counts, index, before), terms) - now
                     won = float(self.ranked[index].scores[before : counts[index]].sum())
-                    if took <= left and won > 0 and (best is None or won > best[0]):
+                    if took <= left + LEAST and won > (best[0] if best else 0):
                         best = won, index, before, took
             if best is None:
                 return counts

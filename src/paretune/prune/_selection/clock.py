@@ -3,7 +3,7 @@
 Every convolution and matrix product of the captured graph is looked up, at the widths that are kept, in a table
 of operator times (`measure.OperatorTable`), which times what is new to it. What lies between them (sums, norms,
 softmax, changes of layout) is told from the runtime's profile of the whole model, and shrinks with the values
-that it writes. The whole model, timed, sets the scale.
+that it writes. The whole model and its smallest cut, timed, set the scale.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Clock:
         A kernel that is profiled seems to take longer, small ones by half: what all together seem to take more
         than a call does is taken off every one.
         """
-        self.analysis, self.table = analysis, table
+        self.analysis, self.table, self._stretch = analysis, table, 1.0
         batch, everything = table.target.batch, analysis.everything
         timeable, others = self._placed(batch)
         between = [event for event in profile if not event.multiplies]
@@ -87,7 +87,18 @@ class Clock:
 
     def ratio(self, keep: Keep) -> float:
         """Return the time once only `keep` stays, as a fraction of the whole model's."""
-        return self.ms(keep) / self.ms(self.analysis.everything)
+        return 1 - self._stretch * (1 - self.ms(keep) / self.ms(self.analysis.everything))
+
+    def ms_at(self, ratio: float) -> float:
+        """Return the milliseconds (of the sum of terms) at which a ratio is told."""
+        return self.ms(self.analysis.everything) * (1 - (1 - ratio) / self._stretch)
+
+    def anchor(self, keep: Keep, ratio: float) -> None:
+        """Say what the smallest cut takes, as measured: others are told on the way from the whole model to it."""
+        self._stretch = 1.0
+        told = self.ratio(keep)
+        if ratio < 1 and told < 1:
+            self._stretch = (1 - ratio) / (1 - told)
 
     def touched(self, units: Axis) -> list[Term]:
         """Return the terms that change where some of these units go."""

@@ -110,7 +110,7 @@ def select(
     how = {"data": data, "loss": loss, "samples": samples, "seed": seed}
     ranked, unknown = _ranked(analysis, score, protect, combine, normalise, **how)
     bound = next((budget(analysis, n, asked, target) for n, asked in budgets.items() if asked is not None), None)
-    timed = bound is not None and bound.clock is not None and scope == "global"
+    timed = bound is not None and bound.timing is not None and scope == "global"
     if bound is not None and not timed:
         ranked = by_saving(analysis, ranked, bound.counts)
     if (multiple > 1 or timed) and widths is None:
@@ -350,9 +350,9 @@ def _by_clock(analysis: Analysis, ranked: list[Ranked], bound: Budget, multiple:
     """Return the gentlest counts that hold a latency as measured; where none does, say what takes the time."""
     counts, least = by_clock(analysis, ranked, bound, multiple)
     if counts is None:
-        assert bound.clock is not None
+        assert bound.timing is not None
         removed = removed_units(ranked, least)
-        parts = list(bound.clock().parts(analysis.keep(removed)).items())[:LONGEST]
+        parts = list(bound.timing.clock.parts(analysis.keep(removed)).items())[:LONGEST]
         made = ", ".join(f"{ms:.3g} ms {name}" for name, ms in parts)
         raise InfeasibleError(
             f"{_out_of_reach(bound, bound.cost(removed), multiple)}. Most of what is left: {made}"
