@@ -152,7 +152,7 @@ class Knapsack:
         return best
 
     def given_back(self, counts: Counts, limit: float) -> Counts:
-        """Return counts with bundles given back, the highest scores first, while the clock's ratio holds the limit."""
+        """Return counts with bundles given back, the highest scores first, while the clock holds the limit."""
         left = self.clock.ms_at(limit) - self.clock.ms(self.keep(counts))
         while True:
             best: tuple[float, int, int, float] | None = None
