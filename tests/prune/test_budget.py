@@ -10,6 +10,7 @@ from torch import nn
 from paretune import prune
 from paretune.errors import InfeasibleError, InputError
 from paretune.measurement import Latency
+from paretune.prune import _stopwatch
 from paretune.prune._selection import budget as _budget
 from paretune.prune._selection import timing as _timing
 from paretune.target import Target
@@ -120,7 +121,7 @@ def clock(monkeypatch):
         ratio = left**0.5
         return Latency(4 * ratio, 5 * ratio, 4 * ratio, ratio, ratio - 0.01, ratio + 0.01, "faster", 16)
 
-    monkeypatch.setattr(_timing.Timing, "_write", lambda self, model, name: None)
+    monkeypatch.setattr(_stopwatch.Stopwatch, "_write", lambda self, model, name: None)
     monkeypatch.setattr(_timing.Timing, "_time", time)
     return timed
 
@@ -152,7 +153,7 @@ def test_a_time_that_no_shape_reaches_is_refused(clock, analysis):
 
 def test_the_cut_model_is_really_timed(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(_timing, "SECONDS", 0.1)
+    monkeypatch.setattr(_stopwatch, "SECONDS", 0.1)
     model = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 8))
     analysis = prune.analyze(model, torch.randn(1, 64))
     timing = _timing.Timing(analysis, Target())

@@ -12,6 +12,7 @@ from paretune.errors import InfeasibleError, RunError
 from paretune.measure import Event, Product
 from paretune.measure._operators import OperatorTime
 from paretune.measurement import Latency
+from paretune.prune import _stopwatch
 from paretune.prune._selection import timing as _timing
 from paretune.prune._selection.by_clock import Knapsack
 from paretune.prune._selection.clock import BETWEEN, FIXED, OTHERS, Clock
@@ -205,7 +206,7 @@ def slow(monkeypatch, chain):
         ratio = ms / clock.ms(chain.everything)
         return Latency(ms, ms, ms, ratio, ratio - 0.01, ratio + 0.01, "faster", 16)
 
-    monkeypatch.setattr(_timing.Timing, "_write", lambda self, model, name: None)
+    monkeypatch.setattr(_stopwatch.Stopwatch, "_write", lambda self, model, name: None)
     monkeypatch.setattr(_timing.Timing, "_time", time)
     monkeypatch.setattr(_timing.Timing, "_make_clock", lambda self: clock)
     return timed
@@ -218,7 +219,7 @@ def test_what_is_chosen_holds_as_measured_where_the_clock_tells_too_little(chain
     took = 1.2 * told(chain, between=()).ms(chain.keep(selection.removed))
     assert limit - 1.6 < took <= 0.97 * limit and len(slow) <= 8  # a block less is 1.2 ms
     assert selection.notes[-1].startswith(f"latency: {took:.3g} ms, {took / 10:.2f} (")
-    assert ", where operator times had told 0." in selection.notes[-1]
+    assert "; operator times had told 0." in selection.notes[-1]
 
 
 def test_a_model_that_is_fast_enough_stays_whole(chain, slow):
@@ -241,7 +242,7 @@ def test_widths_are_multiples_of_what_is_asked_for(chain, slow):
 
 def test_a_real_network_is_made_as_fast_as_was_asked(monkeypatch, tmp_path):
     """Nothing here is told by hand: operators are timed, and the candidates."""
-    monkeypatch.setattr(_timing, "SECONDS", 0.2)
+    monkeypatch.setattr(_stopwatch, "SECONDS", 0.2)
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 8))

@@ -30,17 +30,19 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         self.stride = stride
         self.padding = (planes - inputs) // 2
         """Channels of zeros on each side of the shortcut."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))."""
-        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         if self.stride != 1 or self.padding:
             x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
-        return functional.relu(out + x)
+        made: Tensor = self.relu2(out + x)
+        return made
 
 
 class ResNetCifar(nn.Module):
@@ -54,6 +56,7 @@ class ResNetCifar(nn.Module):
             raise InputError(f"resnet_cifar: depth={depth} must be 6n + 2, such as 20, 32, 44 or 56")
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU()
         self.layer1 = _stage(16, 16, blocks, stride=1)
         self.layer2 = _stage(16, 32, blocks, stride=2)
         self.layer3 = _stage(32, 64, blocks, stride=2)
@@ -61,7 +64,7 @@ class ResNetCifar(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images (n, 3, 32, 32) to (n, classes)."""
-        x = functional.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         pooled: Tensor = self.linear(functional.adaptive_avg_pool2d(x, 1).flatten(1))
         return pooled

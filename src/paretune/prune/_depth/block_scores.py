@@ -36,8 +36,13 @@ Batches = Callable[[], Iterator[Batch]]
 Loss = Callable[[Any, Any], torch.Tensor]
 Score = Callable[..., torch.Tensor]
 Order = Generator[tuple[Block, float], None, None]
-Judge = Callable[[nn.Module, Sequence[Block]], Order]
-"""(model in eval mode, blocks) -> (block, score), the first to go first; by loss, those yielded stay skipped."""
+Saved = Mapping[str, float]
+"""What each block saves, by name, in any unit."""
+Judge = Callable[[nn.Module, Sequence[Block], Saved | None], Order]
+"""(model in eval mode, blocks, saved) -> (block, score), the first first; by loss, those yielded stay skipped.
+
+saved: blocks then go in the order of what is lost for what each saves.
+"""
 
 
 def judge_of(score: str | Score | None, batches: Batches | None, criterion: Loss | None) -> Judge:
@@ -48,20 +53,20 @@ def judge_of(score: str | Score | None, batches: Batches | None, criterion: Loss
     score = score or ("l1" if batches is None else "similarity")
     if score not in ("similarity", "loss"):
         function = _of_weights(score)
-        return lambda model, pool: _lowest_first(pool, weight_scores(model, pool, function))
+        return lambda model, pool, saved: _lowest_first(pool, weight_scores(model, pool, function), saved)
     if batches is None:
         raise InputError(
             f"prune.blocks: score '{score}' is measured on data: pass data=(inputs, target), a Dataset or a "
             "DataLoader; score='l1' needs none"
         )
     if score == "similarity":
-        return lambda model, pool: _lowest_first(pool, influences(model, pool, batches))
+        return lambda model, pool, saved: _lowest_first(pool, influences(model, pool, batches), saved)
     if criterion is None:
         raise InputError(
             "prune.blocks: score 'loss' needs a loss: pass loss='cross_entropy', or a function (output, target) "
             "-> scalar; score='similarity' needs inputs alone"
         )
-    return lambda model, pool: _least_loss_first(model, pool, batches, criterion)
+    return lambda model, pool, saved: _least_loss_first(model, pool, batches, criterion, saved)
 
 
 def _of_weights(score: str | Score) -> Score:
@@ -82,23 +87,34 @@ def _of_weights(score: str | Score) -> Score:
     return function
 
 
-def _lowest_first(pool: Sequence[Block], scores: Mapping[str, float]) -> Order:
+def _lowest_first(pool: Sequence[Block], scores: Mapping[str, float], saved: Saved | None) -> Order:
     """Yield the blocks, the lowest score first; one that could not be scored goes last."""
     finite = {name: score if math.isfinite(score) else math.inf for name, score in scores.items()}
-    for block in sorted(pool, key=lambda block: finite[block.name]):
+    for block in sorted(pool, key=lambda block: _price(finite[block.name], block, saved)):
         yield block, finite[block.name]
 
 
-def _least_loss_first(model: nn.Module, pool: Sequence[Block], batches: Batches, criterion: Loss) -> Order:
+def _price(lost: float, block: Block, saved: Saved | None) -> float:
+    """Return what is lost for each unit that is saved; of what is won, the more that saves the better."""
+    if saved is None:
+        return lost
+    return lost / saved[block.name] if lost > 0 else lost * saved[block.name]
+
+
+def _least_loss_first(
+    model: nn.Module, pool: Sequence[Block], batches: Batches, criterion: Loss, saved: Saved | None
+) -> Order:
     """Yield the block without which the loss is least, with that loss; then the next, without the first."""
     left = list(pool)
+    now = 0.0 if saved is None else mean_loss(model, batches, criterion)
     with ExitStack() as gone:
         while left:
             losses = []
             for block in left:
                 with skipped(model, [block]):
                     losses.append(mean_loss(model, batches, criterion))
-            best = min(range(len(left)), key=lambda i: losses[i] if math.isfinite(losses[i]) else math.inf)
+            prices = [_price(loss - now, block, saved) for loss, block in zip(losses, left, strict=True)]
+            best = min(range(len(left)), key=lambda i: prices[i] if math.isfinite(prices[i]) else math.inf)
             if not math.isfinite(losses[best]):
                 raise RunError(
                     f"prune.blocks: the loss on the data is {losses[best]} whichever block is skipped: look for "
@@ -106,6 +122,7 @@ def _least_loss_first(model: nn.Module, pool: Sequence[Block], batches: Batches,
                 )
             block = left.pop(best)
             gone.enter_context(skipped(model, [block]))
+            now = 0.0 if saved is None else losses[best]
             yield block, losses[best]
 
 

@@ -11,10 +11,11 @@ arXiv:2403.03853.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice, takewhile
 from typing import Annotated, Any, ClassVar, final
 
@@ -28,6 +29,7 @@ from paretune.data import Batch, Data, call, split_batch
 from paretune.errors import (
     InfeasibleError,
     InputError,
+    RecipeError,
     SurgeryError,
     check_whole,
     is_number,
@@ -41,12 +43,15 @@ from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._depth.block_scores import Batches, Judge, Loss, Score, judge_of
 from paretune.prune._depth.residual import Block, find_blocks, skipped
+from paretune.prune._depth.timed import BlockTimes, until_fast
 from paretune.prune._selection.budget import Amount, target_amount
 from paretune.prune._selection.selection import is_within
+from paretune.prune._stopwatch import Stopwatch
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
+from paretune.target import Target
 from paretune.task import Task
 
-TARGETS = ("ratio", "count", "names", "macs")
+TARGETS = ("ratio", "count", "names", "macs", "latency")
 Rows = tuple[tuple[str, str, str], ...]
 
 
@@ -58,6 +63,7 @@ def blocks(
     count: int | None = None,
     names: Iterable[str] | None = None,
     macs: float | str | None = None,
+    latency: float | str | None = None,
     score: str | Score | None = None,
     data: Any = None,
     loss: str | Loss | None = None,
@@ -65,12 +71,14 @@ def blocks(
     seed: int = 0,
     protect: Iterable[str] = (),
     inner: bool = False,
+    target: Target | None = None,
 ) -> Pruned:
     """Remove residual blocks from a copy of a model; the model that is given is not changed.
 
     example: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
-    Give exactly one of ratio (of the blocks, in [0, 1)), count, names (of blocks, globs allowed) and macs
-    (multiply-accumulates to keep, as a fraction of the model's in (0, 1], or an amount like "20M").
+    Give exactly one of ratio (of the blocks, in [0, 1)), count, names (of blocks, globs allowed), macs
+    (multiply-accumulates to keep, as a fraction of the model's in (0, 1], or an amount like "20M") and latency
+    (time to keep on `target`, "0.5x" or "2ms": blocks go by what is lost for the time that each saves, measured).
     score: `similarity`, `loss`, or a score of weights like `l1`; where it is None, similarity if there are data
         and l1 if there are none.
     data: calibration data, as a Task takes them; all of them are used, or so many samples, drawn by the seed.
@@ -83,10 +91,12 @@ def blocks(
     """
     check_whole("prune.blocks: samples", samples)
     check_whole("prune.blocks: seed", seed, least=0)
-    choice = Choice(ratio=ratio, count=count, names=names, macs=macs, protect=protect, inner=inner)
+    choice = Choice(
+        ratio=ratio, count=count, names=names, macs=macs, latency=latency, protect=protect, inner=inner
+    )
     criterion = None if loss is None else Task(model=model, loss=loss).criterion()
     batches = None if data is None else calibration(data, samples, seed)
-    return _prune(model, example, choice, judge_of(score, batches, criterion))[0]
+    return _prune(model, example, choice, judge_of(score, batches, criterion), target)[0]
 
 
 def calibration(data: Any, samples: int | None, seed: int) -> Batches:
@@ -109,12 +119,13 @@ def _split(batch: Any) -> Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What is to go: exactly one of ratio, count, names and macs."""
+    """What is to go: exactly one of TARGETS."""
 
     ratio: float | None = None
     count: int | None = None
     names: Iterable[str] | None = None
     macs: float | str | None = None
+    latency: float | str | None = None
     protect: Iterable[str] = ()
     inner: bool = False
 
@@ -131,15 +142,18 @@ class Choice:
             )
         if self.count is not None and (type(self.count) is not int or self.count < 0):
             raise InputError(f"prune.blocks: count={self.count!r} must be a whole number of at least 0")
-        if self.macs is not None:
-            target_amount("macs", self.macs, 1, "prune.blocks")
+        for name in ("macs", "latency"):
+            if getattr(self, name) is not None:
+                target_amount(name, getattr(self, name), 1, "prune.blocks")
         for field in ("names", "protect"):
             patterns = getattr(self, field)
             if patterns is not None:
                 object.__setattr__(self, field, tuple(names_of(f"prune.blocks: {field}", patterns)))
 
 
-def _prune(model: nn.Module, example: Any, choice: Choice, judge: Judge) -> tuple[Pruned, dict[str, float]]:
+def _prune(
+    model: nn.Module, example: Any, choice: Choice, judge: Judge, target: Target | None
+) -> tuple[Pruned, dict[str, float]]:
     """Return a pruned copy, and the scores of the blocks that went."""
     model = given(model)
     require_values(model)
@@ -152,7 +166,8 @@ def _prune(model: nn.Module, example: Any, choice: Choice, judge: Judge) -> tupl
         expected = _outputs(trial, example)
         able, failing = _able(trial, example, expected, residual.blocks)
         unprunable = (*failing, *residual.unprunable)
-        gone, scores, notes = _choose(trial, residual.macs, able, unprunable, choice, judge)
+        watch = partial(_watch, model, example, target or Target())
+        gone, scores, notes = _choose(trial, residual.macs, able, unprunable, choice, judge, watch)
         with skipped(trial, gone):
             attributes, more = _cache_places(trial, example, gone)
             left = count_macs(trial, example)
@@ -172,6 +187,13 @@ def _prune(model: nn.Module, example: Any, choice: Choice, judge: Judge) -> tupl
         notes=(*notes, *more),
     )
     return result, scores
+
+
+def _watch(model: nn.Module, example: Any, target: Target) -> BlockTimes:
+    def without(gone: Sequence[Block]) -> nn.Module:
+        return replay(copied(model), _manifest(model, gone, ()))
+
+    return BlockTimes(Stopwatch(model, example, target), without)
 
 
 def _manifest(model: nn.Module, gone: Sequence[Block], attributes: tuple[Attribute, ...]) -> Cuts:
@@ -233,7 +255,13 @@ def _problem(expected: list[torch.Tensor], model: nn.Module, example: Any) -> st
 
 
 def _choose(
-    model: nn.Module, full: int, able: Sequence[Block], unprunable: Rows, choice: Choice, judge: Judge
+    model: nn.Module,
+    full: int,
+    able: Sequence[Block],
+    unprunable: Rows,
+    choice: Choice,
+    judge: Judge,
+    watch: Callable[[], BlockTimes],
 ) -> tuple[list[Block], dict[str, float], tuple[str, ...]]:
     """Return the blocks that go, in the order in which they run, their scores, and notes."""
     level = [block for block in able if (block.inner if choice.inner else block.outer)]
@@ -246,13 +274,16 @@ def _choose(
     most = len(pool) - (pool == level)  # one of all stays
     if choice.names is not None and asked <= most:
         return pool, {}, ()
+    notes: list[str] = []
     if choice.macs is not None:
         gone = _until(model, full, pool, most, choice.macs, judge)
+    elif choice.latency is not None:
+        gone, told = until_fast(model, pool, most, choice.latency, judge, watch())
+        notes.append(told)
     else:
-        with closing(judge(model, pool)) as order:
+        with closing(judge(model, pool, None)) as order:
             gone = dict(islice(order, min(asked, most)))
-    notes = []
-    if asked > most and choice.macs is None:
+    if asked > most and choice.macs is None and choice.latency is None:
         (stays,) = [block.name for block in pool if block not in gone]
         notes.append(f"{stays} stays: a model keeps at least one of its {len(level)} blocks")
     if not gone and choice.ratio:
@@ -303,7 +334,7 @@ def _apart(pool: Sequence[Block]) -> list[Block]:
 
 
 def _asked(choice: Choice, pool: Sequence[Block]) -> int:
-    """Return how many blocks are to go: all of them where a target of MACs decides."""
+    """Return how many blocks are to go: all of them where a target of MACs or time decides."""
     if choice.count is not None and choice.count > len(pool):
         which = f": {_list(pool)}" if pool else ", the others are protected"
         raise InputError(f"prune.blocks: count={choice.count}, and only {len(pool)} blocks can go{which}")
@@ -326,7 +357,7 @@ def _until(
         )
     gone: dict[Block, float] = {}
     left = full
-    with closing(judge(model, pool)) as order:
+    with closing(judge(model, pool, None)) as order:
         while left > target:
             block, score = next(order)
             gone[block], left = score, left - block.macs
@@ -382,7 +413,7 @@ def _layer_indices(model: nn.Module) -> dict[str, dict[int, list[str]]]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Blocks(Step):
-    """Remove whole residual blocks: a ratio or a number of them, by name, or until a target of MACs.
+    """Remove whole residual blocks: a ratio or a number of them, by name, or until a target of MACs or time.
 
     Batch-norm statistics are recalibrated on training samples afterwards. Without a target, a quarter of the
     blocks go.
@@ -399,6 +430,8 @@ class Blocks(Step):
     """Blocks to remove."""
     macs: Amount = None
     """Multiply-accumulates to keep: a fraction of the incoming model's, or an amount like 20e6 or "20M"."""
+    latency: Amount = None
+    """Time to keep, measured on the target in float: "0.5x" of the incoming model's, or "2ms"."""
     names: tuple[str, ...] | None = None
     """Blocks to remove, by name or glob."""
     protect: tuple[str, ...] = ()
@@ -414,8 +447,16 @@ class Blocks(Step):
         check_ranges(self)
         if all(getattr(self, target) is None for target in TARGETS):
             object.__setattr__(self, "ratio", 0.25)
-        self._choice()
+        try:
+            self._choice()
+        except InputError as error:
+            raise RecipeError(str(error)) from error
         judge_of(self.score, lambda: iter(()), lambda output, target: output)
+
+    @property
+    def uses_target(self) -> bool:
+        """Whether the result depends on what the target takes for it."""
+        return self.latency is not None
 
     def _choice(self) -> Choice:
         return Choice(**{field.name: getattr(self, field.name) for field in fields(Choice)})
@@ -426,7 +467,7 @@ class Blocks(Step):
 
         data = task.data("train")
         judge = judge_of(self.score, passes(data, self.samples, context.seed), task_loss(task))
-        pruned, scores = _prune(model.to(context.device), task.inputs(), self._choice(), judge)
+        pruned, scores = _prune(model.to(context.device), task.inputs(), self._choice(), judge, context.target)
         if self.recalibrate:
             recalibrate_batch_norm(
                 pruned.model,

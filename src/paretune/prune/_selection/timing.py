@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from paretune.data import map_tensors
 from paretune.prune._couplings.units import Axis
 from paretune.prune._cut import Selection, cut
 from paretune.prune._selection.clock import Clock
+from paretune.prune._stopwatch import Stopwatch, in_words
 from paretune.target import Target
 
 if TYPE_CHECKING:
     from paretune.measure import OperatorTable
     from paretune.measurement import Latency
     from paretune.prune._analysis import Analysis
-
-SECONDS = 1.0
-"""How long one candidate is timed."""
 
 
 class Timing:
@@ -33,9 +28,7 @@ class Timing:
         self.analysis, self.target, self._table = analysis, target, table
         self.seen: dict[bytes, Latency] = {}
         """By the units that are removed."""
-        self._folder = tempfile.TemporaryDirectory(prefix="paretune-")
-        self._example = as_given(analysis)
-        self._whole = self._write(analysis.model, "whole")
+        self._watch = Stopwatch(analysis.model, as_given(analysis), target)
 
     def timed(self, removed: Axis) -> Latency:
         """Cut, export and time the model without these units."""
@@ -51,37 +44,23 @@ class Timing:
 
     def notes(self, removed: Axis) -> tuple[str, ...]:
         """Return what was timed, in words."""
-        seen, target = self.timed(removed), self.target
         told, source = "", ""
         if "clock" in self.__dict__:
-            told = f", where operator times had told {self.clock.ratio(self.analysis.keep(removed)):.2f}"
+            told = f"; operator times had told {self.clock.ratio(self.analysis.keep(removed)):.2f}"
             source = self.clock.table.note
-        noise = "; the machine was too noisy for a verdict" if seen.verdict == "too noisy" else ""
         note = (
-            f"latency: {seen.median_ms:.3g} ms, {seen.ratio:.2f} ({seen.ratio_low:.2f} to {seen.ratio_high:.2f}) "
-            f"of the whole model's{told}, on {target.runtime} with {target.threads} threads at batch "
-            f"{target.batch}, one of {len(self.seen)} shapes that were timed{noise}"
+            f"latency: {in_words(self.timed(removed), self.target)}, one of {len(self.seen)} shapes that were "
+            f"timed{told}"
         )
         return (note, source) if source else (note,)
 
     def _make_clock(self) -> Clock:
-        from paretune.measure import OperatorTable, profiled
+        from paretune.measure import OperatorTable
 
-        profile, whole = profiled(self._whole, self.target, inputs=self._example)
-        return Clock(self.analysis, self._table or OperatorTable(self.target), profile, whole)
+        return Clock(self.analysis, self._table or OperatorTable(self.target), *self._watch.profile())
 
     def _time(self, removed: Axis) -> Latency:
-        from paretune.measure import latency
-
-        files = [self._whole]
-        if len(removed):
-            files.append(self._write(cut(self.analysis, Selection(removed, {})).model, "cut"))
-        return latency(files, self.target, seconds=SECONDS, inputs=self._example)[-1]
-
-    def _write(self, model: nn.Module, name: str) -> Path:
-        from paretune.export import export_onnx, save, strip
-
-        return save(strip(export_onnx(model, self._example).graph), Path(self._folder.name) / f"{name}.onnx")
+        return self._watch.time(cut(self.analysis, Selection(removed, {})).model if len(removed) else None)
 
 
 def as_given(analysis: Analysis) -> Any:
