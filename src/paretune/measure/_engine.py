@@ -1,8 +1,8 @@
 """What a runtime must do to be measured: load a file, name its inputs, run.
 
-A runtime is one module of this package, `_NAME.py`, with `load(path, *, threads) -> Engine`, `version() -> str`
-and `profile(model, feeds, *, threads, seconds) -> list[Event]`, and its name in `target.RUNTIMES`; nothing else
-here knows which runtime it times.
+A runtime is one module of this package, `_NAME.py`, with `load(path, *, threads) -> Engine`, `version() -> str`,
+`profile(model, feeds, *, threads, seconds) -> list[Event]` and `profile_and_time`, which gives milliseconds of a
+call too, and its name in `target.RUNTIMES`; nothing else here knows which runtime it times.
 """
 
 from __future__ import annotations

@@ -75,28 +75,44 @@ def version() -> str:
     return str(onnxruntime.__version__)
 
 
-def profile(
+def profile(model: bytes, feeds: Mapping[str, np.ndarray], *, threads: int, seconds: float) -> list[Event]:
+    """Run a model for some time and return what ran, in order."""
+    with tempfile.TemporaryDirectory(prefix="paretune-") as folder:
+        watched = _watched(model, threads, folder)
+        runs = len(_calls(watched, feeds, seconds))
+        return _events(watched, runs)
+
+
+def profile_and_time(
     model: bytes, feeds: Mapping[str, np.ndarray], *, threads: int, seconds: float
 ) -> tuple[list[Event], float]:
-    """Run a model for some time and return what ran, in order, and milliseconds of a whole call.
+    """Return what ran, in order, and milliseconds of a whole call that nobody watches.
 
     Every second stretch is watched by the runtime's profiler, so that a change of the machine's speed meets both.
     """
-    plain = _session(model, session_options(threads))
-    options = session_options(threads)
-    options.enable_profiling = True
+    plain, runs, us = _session(model, session_options(threads)), 0, list[float]()
     with tempfile.TemporaryDirectory(prefix="paretune-") as folder:
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        watched, runs, us = _session(model, options), 0, list[float]()
+        watched = _watched(model, threads, folder)
         for _ in range(STRETCHES):
             us += _calls(plain, feeds, seconds / STRETCHES)
             runs += len(_calls(watched, feeds, seconds / STRETCHES))
-        events = json.loads(Path(watched.end_profiling()).read_text())
+        return _events(watched, runs), float(_undisturbed(np.array(us))) / 1000
+
+
+def _watched(model: bytes, threads: int, folder: str) -> Any:
+    options = session_options(threads)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(Path(folder) / "profile")
+    return _session(model, options)
+
+
+def _events(watched: Any, runs: int) -> list[Event]:
+    """Return what ran in a session that was watched for so many runs."""
+    events = json.loads(Path(watched.end_profiling()).read_text())
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(KERNEL)]
     kernels.sort(key=lambda event: event["ts"])
     times = _undisturbed(np.array([event["dur"] for event in kernels], float).reshape(runs, -1))
-    found = [_event(event, float(each) / 1000) for event, each in zip(kernels, times, strict=False)]
-    return found, float(_undisturbed(np.array(us))) / 1000
+    return [_event(event, float(each) / 1000) for event, each in zip(kernels, times, strict=False)]
 
 
 def _session(model: bytes, options: Any) -> Any:

@@ -75,7 +75,7 @@ class OperatorTable:
     def __init__(self, target: Target, folder: Path | None = None) -> None:
         self.target = target
         runtime = import_module(f"paretune.measure._{target.runtime}")
-        self._profile: Callable[..., tuple[list[Event], float]] = runtime.profile
+        self._profile: Callable[..., list[Event]] = runtime.profile
         machine = fingerprint()
         self._of = {
             "format": FORMAT,
@@ -131,7 +131,7 @@ class OperatorTable:
         generator = np.random.default_rng(0)
         feeds = {n: generator.standard_normal(shape).astype(np.float32) for n, shape in inputs.items()}
         try:
-            events, _ = self._profile(model, feeds, threads=self.target.threads, seconds=SECONDS)
+            events = self._profile(model, feeds, threads=self.target.threads, seconds=SECONDS)
         except Exception as error:  # runtimes' exception classes share no public base
             reason = str(error).strip().splitlines()[0][:200]
             raise RunError(f"{self.target.runtime} cannot run '{key_of(operator)}' alone: {reason}") from error
@@ -146,7 +146,7 @@ def profiled(path: Path, target: Target, *, inputs: Any = None) -> tuple[list[Ev
     """
     runtime = import_module(f"paretune.measure._{target.runtime}")
     feeds = example_feeds(open_engine(path, target), target.batch, inputs)
-    found: tuple[list[Event], float] = runtime.profile(
+    found: tuple[list[Event], float] = runtime.profile_and_time(
         path.read_bytes(), feeds, threads=target.threads, seconds=WHOLE_SECONDS
     )
     return found

@@ -59,13 +59,12 @@ class Clock:
         if others:
             products = [event.ms - self.watching for event in profile if event.multiplies]
             rest = sum(products) - self.ms(everything)
-            self.terms.append(self._spread(OTHERS, max(0.0, rest), others))
-        shapes: dict[tuple[int, ...], float] = {}
-        for event in between:
-            shapes[event.shape] = shapes.get(event.shape, 0.0) + event.ms - least
+            self.terms += self._spread(OTHERS, [(max(0.0, rest), others)])
         values = self._values(batch / analysis.couplings.batch)
         every = [axes for found in values.values() for axes in found]
-        self.terms += [self._spread(BETWEEN, ms, values.get(shape, every)) for shape, ms in shapes.items()]
+        self.terms += self._spread(
+            BETWEEN, [(event.ms - least, values.get(event.shape, every)) for event in between]
+        )
         fixed = whole - self.ms(everything)
         self.terms.append(Term(FIXED, (), lambda keep: fixed))
 
@@ -121,16 +120,22 @@ class Clock:
         weights = [named[node] for node in each.node.all_input_nodes if node in named]
         return Term(layer_name(weights[0]) if weights else each.node.name, each.axes, ms)
 
-    def _spread(self, name: str, whole: float, values: Sequence[Axes]) -> Term:
-        """Return a term that goes with the sizes of some values, on average."""
-        axes = list({id(axis): axis for value in values for axis in value if (axis >= 0).any()}.values())
+    def _spread(self, name: str, times: Iterable[tuple[float, Sequence[Axes]]]) -> list[Term]:
+        """Return terms of (milliseconds, values that share them evenly); each goes with the size of its value."""
+        shares: dict[tuple[int, ...], tuple[float, Axes]] = {}
+        for ms, values in times:
+            for value in values:
+                key = tuple(map(id, value))
+                shares[key] = shares.get(key, (0.0, value))[0] + ms / len(values), value
+        return [self._sized(name, ms, axes) for ms, axes in shares.values() if ms]
+
+    def _sized(self, name: str, whole: float, axes: Axes) -> Term:
+        full = math.prod(map(len, axes))
 
         def ms(keep: Keep) -> float:
-            share = {id(axis): self.analysis.length(axis, keep) / len(axis) for axis in axes}
-            shares = [math.prod(share.get(id(axis), 1.0) for axis in value) for value in values]
-            return whole * (float(np.mean(shares)) if shares else 1.0)
+            return whole * math.prod(self.analysis.length(axis, keep) for axis in axes) / max(1, full)
 
-        return Term(name, tuple(axes), ms)
+        return Term(name, axes, ms)
 
     def _values(self, times: float) -> dict[tuple[int, ...], list[Axes]]:
         """Return the axes of the graph's values by their shape on the target; equal ones count once."""
