@@ -90,6 +90,7 @@ class OperatorTable:
         self.timed = 0
         """Operators that were timed here and now."""
         self._times = self._load()
+        self._known: dict[Operator, OperatorTime] = {}
 
     def _load(self) -> dict[str, OperatorTime]:
         try:
@@ -111,11 +112,13 @@ class OperatorTable:
 
     def time(self, operator: Operator) -> OperatorTime:
         """Return the time of an operator; what is new is timed. One that does not run alone is a RunError."""
-        key = key_of(operator)
-        if key not in self._times:
-            self._times[key] = self._time(operator)
-            self.timed += 1
-        return self._times[key]
+        if operator not in self._known:
+            key = key_of(operator)
+            if key not in self._times:
+                self._times[key] = self._time(operator)
+                self.timed += 1
+            self._known[operator] = self._times[key]
+        return self._known[operator]
 
     def save(self) -> None:
         """Write the table down, whole or not at all."""
