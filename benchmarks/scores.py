@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
+import _agnews
 import _cifar10
 import _mnist
 from _arms import WORK, Arms, estimate
@@ -40,12 +40,9 @@ from paretune.prune._selection.selection import DEFAULT as SCORE
 from paretune.recipe import Context
 from paretune.task import Task
 from paretune.train import fit
-from paretune.zoo import csv
 
-SHARED = _cifar10.SHARED
 SCOPES, QUICK_SCOPES = ("global", "isomorphic"), ("global",)
 QUICK_SCORES = ("l1", "random", "taylor")
-QUICK_TEST = 1000
 WEIGHTS_ALONE = ("l1", "l2", "bn_scale", "geometric_median", "cosine", "random")
 """Scores that look at weights alone."""
 SEEDS, MACS, EPOCHS = (0, 1, 2), 0.5, 2
@@ -53,11 +50,8 @@ FINALISTS = 8
 """Ways that go on to the other seeds."""
 MORE: tuple[dict[str, dict[str, Any]], ...] = ({"taylor": {"of": "output"}}, {"gradient_norm": {"of": "weight"}})
 """Scores with other options than their defaults."""
-HELD_OUT = 3000
-"""Texts for validation."""
 DEFAULT = ("default", Channels().scope)
 """What the step does by itself: `SCORE`."""
-WORDS, LENGTH, WIDTH, HEADS, LAYERS = 8000, 48, 64, 4, 2
 
 
 @dataclass(frozen=True)
@@ -221,80 +215,15 @@ def cnn(quick: bool, folder: Path) -> Subject:
 
 
 def transformer(quick: bool, folder: Path) -> Subject:
-    """Return a small transformer on AG News, trained here; its words are those of the training texts."""
-    train, test = (csv(SHARED / "ag_news" / f"{split}.csv.gz").columns for split in ("train", "test"))
-    order = np.random.default_rng(0).permutation(len(train["label"]))  # the file is sorted by class
-    texts, labels = train["text"][order], train["label"][order].astype(np.int64)
-    counted = Counter(word for text in texts[:-HELD_OUT] for word in words(text))
-    number = {word: index + 2 for index, (word, _) in enumerate(counted.most_common(WORDS - 2))}
-    inputs, test_inputs = encoded(texts, number), encoded(test["text"], number)
-    known = 1000 if quick else len(texts) - HELD_OUT
-    test_labels = test["label"].astype(np.int64)
-    if quick:  # the file is sorted by class
-        some = np.random.default_rng(0).permutation(len(test_labels))[:QUICK_TEST]
-        test_inputs, test_labels = test_inputs[some], test_labels[some]
-    task = Task(
-        name="transformer AG News",
-        model=TextClassifier,
-        train=(inputs[:known], labels[:known]),
-        val=(inputs[-HELD_OUT:], labels[-HELD_OUT:]),
-        test=(test_inputs, test_labels),
-        batch_size=64,
-    )
+    """Return a small transformer on AG News, trained here."""
     return trained_first(
-        "transformer", task, folder, epochs=1 if quick else 5, then=1 if quick else EPOCHS, lr=1e-3
+        "transformer",
+        _agnews.make_task(quick),
+        folder,
+        epochs=1 if quick else 5,
+        then=1 if quick else EPOCHS,
+        lr=1e-3,
     )
-
-
-def words(text: str) -> list[str]:
-    """Return the lower-case words and marks of a text."""
-    return re.findall(r"[a-z0-9]+|[$%!?]", text.lower())
-
-
-def encoded(texts: Sequence[str], number: dict[str, int]) -> np.ndarray:
-    """Return int64 (n, LENGTH): the numbers of the first words, 1 for an unknown one, 0 after the end."""
-    out = np.zeros((len(texts), LENGTH), np.int64)
-    for row, text in zip(out, texts, strict=True):
-        found = [number.get(word, 1) for word in words(text)[:LENGTH]]
-        row[: len(found)] = found
-    return out
-
-
-class Block(nn.Module):
-    """Attention and a feed-forward block, each behind a layer norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.q, self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Map (n, tokens, width) to the same shape; mask: (n, 1, 1, tokens), False where there is no word."""
-        y = self.norm1(x)
-        q, k, v = (layer(y).unflatten(-1, (HEADS, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
-
-
-class TextClassifier(nn.Module):
-    """Embedded words and positions, blocks, and a classifier on the mean of the words."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.positions = nn.Embedding(WORDS, WIDTH), nn.Parameter(torch.randn(LENGTH, WIDTH) * 0.02)
-        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 4)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map int64 (n, LENGTH) to (n, 4)."""
-        there = tokens != 0
-        x = self.words(tokens) + self.positions
-        for block in self.blocks:
-            x = block(x, there[:, None, None, :])
-        weight = there.float()[:, :, None]
-        return self.head((self.norm(x) * weight).sum(1) / weight.sum(1).clamp_min(1))
 
 
 def trained_first(name: str, task: Task, folder: Path, *, epochs: int, then: int, lr: float) -> Subject:
