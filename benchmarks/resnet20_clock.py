@@ -12,7 +12,6 @@ against the unpruned FP32 network; all choices are made on the even ones.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,19 +76,21 @@ class Benchmark:
         graph = export_onnx(self.task.build().eval(), self.task.inputs()).graph
         self.whole = save(strip(graph), self.folder / "whole.onnx")
 
-    def timed(self, model: nn.Module) -> Any:
-        """Return the latency of a model in INT8."""
-        return latency([self.whole, quantized(self.task, model, self.folder, "cut")], TARGET)[-1]
+    def seen(self, name: str, shapes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return every shape with its latency in INT8 and its accuracy before training, the most accurate first."""
 
-    def seen(self, shapes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return every shape with its latency in INT8 and its accuracy on the even images before training."""
-        found = []
-        for shape in shapes:
-            model = shaped(self.task, shape)
-            even = evaluate(model, self.task.data("val"), self.task.resolved_metric()).value * 100
-            found.append({"shape": shape, "ratio": self.timed(model).ratio, "even": round(float(even), 2)})
-            say(f"{shape}: {found[-1]['ratio']:.3f}x, even {even:.2f}")
-        return sorted(found, key=lambda row: -row["even"])
+        def arm(folder: Path) -> dict[str, Any]:
+            return {"rows": [self._seen(shape) for shape in shapes]}
+
+        rows: list[dict[str, Any]] = self.arms.finish(name, {"shapes": shapes}, arm)["rows"]
+        return sorted(rows, key=lambda row: -row["even"])
+
+    def _seen(self, shape: dict[str, Any]) -> dict[str, Any]:
+        model = shaped(self.task, shape)
+        even = evaluate(model, self.task.data("val"), self.task.resolved_metric()).value * 100
+        ratio = latency([self.whole, quantized(self.task, model, self.folder, "cut")], TARGET)[-1].ratio
+        say(f"{shape}: {ratio:.3f}x, even {even:.2f}")
+        return {"shape": shape, "ratio": ratio, "even": round(float(even), 2)}
 
     def trained(self, name: str, shape: dict[str, Any], epochs: int) -> dict[str, Any]:
         """Distil a shape, quantize it, time and judge the file."""
@@ -122,8 +123,8 @@ def measure(quick: bool) -> Result:
     base = judged(benchmark.task.build(), benchmark.task)
     say(f"unpruned: even {base['even']['accuracy']:.2f}, odd {base['odd']['accuracy']:.2f}")
     grid = [{**ALONE, "pixels": pixels, "blocks": blocks} for pixels in PIXELS for blocks in BLOCKS]
-    ours = benchmark.seen(grid[:: 6 if quick else 1])
-    widths = benchmark.seen([{**ALONE, "macs": macs} for macs in MACS[:: 3 if quick else 1]])
+    ours = benchmark.seen("shapes", grid[:: 6 if quick else 1])
+    widths = benchmark.seen("widths", [{**ALONE, "macs": macs} for macs in MACS[:: 3 if quick else 1]])
     found = {"int8 alone": benchmark.trained("int8", ALONE, 0)}
     for limit in limits:
         fast, narrow = (
@@ -150,7 +151,7 @@ def measure(quick: bool) -> Result:
             "unpruned": {half: base[half]["accuracy"] for half in ("odd", "even")},
             "epochs": benchmark.epochs,
             "shapes": {"ours": ours, "widths": widths},
-            **{name: _short(row) | against[name] for name, row in found.items()},
+            **{name: _short(row) | {"against whole": against[name]} for name, row in found.items()},
         },
     )
 

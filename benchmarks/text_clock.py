@@ -101,7 +101,7 @@ def measure(quick: bool) -> Result:
         detail={
             "whole": {split: round(base[split]["accuracy"], 2) for split in ("val", "test")},
             "epochs": {"base": EPOCHS, "after": epochs},
-            **{name: _short(row) | against[name] for name, row in rows.items()},
+            **{name: _short(row) | {"against whole": against[name]} for name, row in rows.items()},
         },
     )
 
