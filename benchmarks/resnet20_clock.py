@@ -77,7 +77,7 @@ class Benchmark:
         self.whole = save(strip(graph), self.folder / "whole.onnx")
 
     def seen(self, name: str, shapes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return every shape with its latency in INT8 and its accuracy before training, the most accurate first."""
+        """Return every shape with its INT8 latency and its accuracy before training, the most accurate first."""
 
         def arm(folder: Path) -> dict[str, Any]:
             return {"rows": [self._seen(shape) for shape in shapes]}
