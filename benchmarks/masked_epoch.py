@@ -22,7 +22,7 @@ from paretune import prune
 from paretune.task import Task
 from paretune.train import fit
 
-IMAGES, ROUNDS, GOAL = 5120, 9, 1.15
+IMAGES, ROUNDS, GOAL = 5120, 5, 1.15
 FIXED: dict[str, Any] = {**TRAINING, "epochs": 1, "warmup": 0.0, "precision": "float32", "layout": "contiguous"}
 PLAIN = "plain"
 
