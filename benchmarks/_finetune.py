@@ -97,6 +97,13 @@ def tune(
     return fit(model, task, context=context, keep_best=False, **training)
 
 
+def listen(kind: str, fields: dict[str, Any]) -> None:
+    """Tell every epoch."""
+    if kind == "epoch":
+        told = f"loss {fields['loss']:.4f}, {fields['value']:.4f}, {fields['seconds']:.0f} s"
+        say(f"  epoch {fields['epoch']}: {told}")
+
+
 def judged(model: nn.Module, task: Task) -> dict[str, Any]:
     """Return the accuracy in points and the packed correctness on both halves of the test images."""
     metric = task.resolved_metric()

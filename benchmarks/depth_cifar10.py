@@ -19,7 +19,7 @@ from typing import Any
 from _arms import WORK, Arms, compared
 from _cifar10 import make_task
 from _common import RESULTS, Result, run, say
-from _finetune import TRAINING, correct, judged, threads
+from _finetune import TRAINING, correct, judged, listen, threads
 from paretune.distill import distill
 from paretune.prune import Activations, Blocks, Channels
 from paretune.prune._stopwatch import Stopwatch
@@ -91,7 +91,7 @@ def _arm(task: Task, step: Step, epochs: int, folder: Path) -> dict[str, Any]:
     seen = Stopwatch(task.build().eval(), task.inputs(), TARGET).time(cut.model.eval())
     before = {half: judged(cut.model, task)[half]["accuracy"] for half in ("even", "odd")}
     training = {**TRAINING, "epochs": epochs, "warmup": min(0.5, epochs / 2), "precision": "bfloat16"}
-    context = Context(seed=SEED, folder=folder, emit=_listen)
+    context = Context(seed=SEED, folder=folder, emit=listen)
     fitted = distill(cut.model, task.build(), task, context=context, **training)
     kept = {key: cut.details["after"][key] / cut.details["before"][key] for key in ("macs", "params")}
     told = {"ratio": seen.ratio, "low": seen.ratio_low, "high": seen.ratio_high, "notes": list(cut.notes)}
@@ -103,11 +103,6 @@ def _activations(task: Task) -> dict[str, float]:
     cut = Activations(count=3).apply(task.build(), task, Context(seed=SEED))
     seen = Stopwatch(task.build().eval(), task.inputs(), TARGET).time(cut.model.eval())
     return {"macs": cut.details["after"]["macs"] / cut.details["before"]["macs"], "ratio": seen.ratio}
-
-
-def _listen(kind: str, fields: dict[str, Any]) -> None:
-    if kind == "epoch":
-        say(f"  epoch {fields['epoch']}: loss {fields['loss']:.4f}, even half {fields['value']:.4f}")
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

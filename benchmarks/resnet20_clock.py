@@ -21,7 +21,7 @@ from torch import nn
 from _arms import WORK, Arms, compared, packed
 from _cifar10 import make_task
 from _common import RESULTS, Result, run, say
-from _finetune import TRAINING, correct, judged, threads
+from _finetune import TRAINING, correct, judged, listen, threads
 from paretune.distill import distill
 from paretune.evaluation import evaluate
 from paretune.export import evaluate_file, export_onnx, save, strip
@@ -101,7 +101,7 @@ class Benchmark:
         model = shaped(self.task, shape)
         if shape != ALONE:
             training = {**TRAINING, "epochs": epochs, "warmup": 0.5, "precision": "bfloat16"}
-            context = Context(seed=SEED, folder=folder, emit=_listen)
+            context = Context(seed=SEED, folder=folder, emit=listen)
             model = distill(model, self.task.build(), self.task, context=context, **training).model
         file, metric = quantized(self.task, model, self.folder, "trained"), self.task.resolved_metric()
         seen = latency([self.whole, file], TARGET, seconds=2.0)[-1]
@@ -165,11 +165,6 @@ def _best(benchmark: Benchmark, shapes: list[dict[str, Any]], limit: float) -> d
         say(f"{limit}x, {shape}: even {tried[-1][0]:.2f} after an epoch")
     shape = max(tried, key=lambda row: row[0])[1]
     return benchmark.trained(f"ours-{limit}x", shape, benchmark.epochs)
-
-
-def _listen(kind: str, fields: dict[str, Any]) -> None:
-    if kind == "epoch":
-        say(f"  epoch {fields['epoch']}: loss {fields['loss']:.4f}, even half {fields['value']:.4f}")
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import nn
 from _agnews import TextClassifier, make_task
 from _arms import WORK, Arms, compared, packed, unpacked
 from _common import RESULTS, Result, run, say
-from _finetune import threads
+from _finetune import listen, threads
 from paretune.distill import distill
 from paretune.evaluation import evaluate
 from paretune.prune import Blocks, Channels
@@ -57,7 +57,7 @@ def trained(quick: bool, folder: Path) -> Task:
     task = make_task(quick, classifier)
     path = folder / "base.safetensors"
     if not path.exists():
-        context = Context(seed=SEED, emit=_listen)
+        context = Context(seed=SEED, emit=listen)
         fitted = fit(task.build(), task, epochs=1 if quick else EPOCHS, lr=1e-3, warmup=0.5, context=context)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(fitted.model.state_dict(), str(path))
@@ -112,7 +112,7 @@ def _arm(task: Task, steps: tuple[Step, ...], epochs: int, folder: Path) -> dict
         result = step.apply(model, task, context)
         model, notes = result.model, [*notes, *result.notes]
     before = _judged(model, task)
-    context = Context(seed=SEED, folder=folder, emit=_listen)
+    context = Context(seed=SEED, folder=folder, emit=listen)
     fitted = distill(model, task.build(), task, epochs=epochs, lr=5e-4, warmup=0.25, context=context)
     seen = Stopwatch(task.build(), task.inputs(), TARGET).time(fitted.model.eval())
     told = {"ratio": seen.ratio, "low": seen.ratio_low, "high": seen.ratio_high, "notes": notes}
@@ -134,11 +134,6 @@ def _right(row: dict[str, Any]) -> np.ndarray:
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     accuracy = {split: round(row[split]["accuracy"], 2) for split in ("val", "test")}
     return accuracy | {key: row[key] for key in ("ratio", "low", "high", "before", "notes", "code")}
-
-
-def _listen(kind: str, fields: dict[str, Any]) -> None:
-    if kind == "epoch":
-        say(f"  epoch {fields['epoch']}: {fields['value']:.4f}, {fields['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -110,14 +110,27 @@ def test_a_table_of_another_cpu_is_measured_anew_and_said_so(tmp_path):
     assert other.time(small).ms < 9 and other.timed == 1
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", '{"of": 1}', '{"of": {}, "times": {"a": [1]}}', '{"of": [], "times": {}}']
-)
+DAMAGED = [
+    *("", "[]", '{"of": 1}', '{"of": {}, "times": {"a": [1]}}'),
+    *('{"of": [], "times": {}}', '{"of": {"machine": "x"}, "times": {}}'),
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_table_that_is_damaged_is_measured_anew(tmp_path, content):
     table = OperatorTable(TARGET, tmp_path)
     table.path.write_text(content)
     again = OperatorTable(TARGET, tmp_path)
     assert "measured anew" in again.note and again.time(Product(1, 1, 8, 8, True)).ms >= 0 and again.timed == 1
+
+
+def test_a_table_that_cannot_be_written_is_said_and_nothing_is_lost(tmp_path):
+    (tmp_path / "file").write_text("")
+    table = OperatorTable(TARGET, tmp_path / "file" / "operators")
+    small = Product(1, 1, 8, 8, True)
+    before = table.time(small)
+    table.save()
+    assert "cannot be kept in" in table.note and table.time(small) == before
 
 
 def test_an_operator_that_does_not_run_alone_says_why(tmp_path):

@@ -49,9 +49,7 @@ DTYPES = {
 def load(path: Path, *, threads: int) -> OnnxRuntimeEngine:
     """Load an ONNX file; one that ONNX Runtime refuses is an InputError."""
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), session_options(threads), providers=["CPUExecutionProvider"]
-        )
+        session = _session(str(path), session_options(threads))
     except Exception as error:  # its exception classes share no public base
         reason = str(error).strip().splitlines()[0][:300]
         raise InputError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}") from error
@@ -115,7 +113,7 @@ def _events(watched: Any, runs: int) -> list[Event]:
     return [_event(event, float(each) / 1000) for event, each in zip(kernels, times, strict=False)]
 
 
-def _session(model: bytes, options: Any) -> Any:
+def _session(model: bytes | str, options: Any) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -96,6 +96,7 @@ class OperatorTable:
         try:
             stored = json.loads(self.path.read_text())
             of = stored["of"]
+            whose = of["machine"]["name"]
             times = {str(key): OperatorTime(float(ms), int(calls)) for key, (ms, calls) in stored["times"].items()}
         except FileNotFoundError:
             return {}
@@ -103,7 +104,6 @@ class OperatorTable:
             self.note = f"the operator times in {self.path} cannot be read: measured anew"
             return {}
         if of != self._of:
-            whose = of.get("machine", {}).get("name") if isinstance(of, dict) else None
             other = whose != self._of["machine"]["name"]  # type: ignore[index]
             what = f"another CPU ({whose})" if other else "another runtime, format or number of cores"
             self.note = f"the operator times in {self.path} are of {what}: measured anew"
@@ -121,9 +121,12 @@ class OperatorTable:
         return self._known[operator]
 
     def save(self) -> None:
-        """Write the table down, whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, {"of": self._of, "times": self._times})
+        """Write the table down, whole or not at all; where it cannot be written, `note` says so."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.path, {"of": self._of, "times": self._times})
+        except (OSError, RunError) as error:
+            self.note = f"the operator times cannot be kept in {self.path} ({error}): measured anew next time"
 
     def _time(self, operator: Operator) -> OperatorTime:
         if not _works(operator):

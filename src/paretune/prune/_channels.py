@@ -23,6 +23,7 @@ from paretune.prune._couplings.groups import STRUCTURES
 from paretune.prune._cut import FORMS, Pruned, Selection, check_form, predict
 from paretune.prune._evidence.batches import batches_of
 from paretune.prune._evidence.evidence import NEED_DATA, needs
+from paretune.prune._hand_over import hand_over, rows_of
 from paretune.prune._probe import cut_what_can_be, followed
 from paretune.prune._repair.repair import SAMPLES, repair
 from paretune.prune._selection.budget import BUDGETS, Amount, target_amount
@@ -249,8 +250,6 @@ class Channels(Step):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Analyse, select, cut, and repair what is left, or recalibrate batch norm."""
-        from paretune.train import recalibrate_batch_norm
-
         analysis = self.analyze(model.to(context.device) if self._sees or self.repair else model, task)
         choose = partial(self.select, task=task, context=context)
         analysis, selection, pruned = cut_what_can_be(analysis, choose, self.form)
@@ -259,24 +258,13 @@ class Channels(Step):
             pruned = repaired(
                 analysis, selection, pruned, task.data("train"), samples=self.repair, seed=context.seed
             )
-        elif self.recalibrate:
-            recalibrate_batch_norm(
-                pruned.model,
-                task.data("train"),
-                samples=self.recalibrate,
-                augment=task.augment,
-                seed=context.seed,
-                device=context.device,
-            )
-        pruned.model.cpu()  # where every step hands its model over
+        hand_over(pruned.model, task, context, recalibrate=0 if self.repair else self.recalibrate)
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": pruned.widths})
         details = {
             "before": pruned.before,
             "after": pruned.after,
             "widths": pruned.widths,
             "layers": prediction.layers,
-            "unprunable": [
-                dict(zip(("layer", "reason", "remedy"), row, strict=True)) for row in pruned.unprunable
-            ],
+            "unprunable": rows_of(pruned.unprunable),
         }
         return StepResult(pruned.model, (pruned.cuts,), pruned.notes, details)

@@ -24,8 +24,8 @@ from paretune.data import call, shapes_of, tensors_of
 from paretune.errors import InfeasibleError, InputError, is_number
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
+from paretune.prune._hand_over import hand_over
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
-from paretune.train import recalibrate_batch_norm
 
 if TYPE_CHECKING:
     from paretune.task import Task
@@ -156,11 +156,7 @@ class Resolution(Step):
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Scale, and recalibrate batch norm."""
         made = resolution(model, task.inputs(), size=self.size, ratio=self.ratio)
-        if self.recalibrate:
-            recalibrate_batch_norm(
-                made.model, task.data("train"), samples=self.recalibrate, augment=task.augment, seed=context.seed,
-                device=context.device,
-            ).cpu()  # fmt: skip
+        hand_over(made.model, task, context, recalibrate=self.recalibrate)
         context.emit("pruned", {"before": made.before, "after": made.after, "widths": {}})
         details = {"before": made.before, "after": made.after, "size": list(size_of(made.model) or ())}
         return StepResult(made.model, (made.cuts,), made.notes, details)

@@ -37,6 +37,7 @@ from paretune.prune._capture.capture import evaluating, on_device_of, try_forwar
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._depth.blocks import calibration, passes
+from paretune.prune._hand_over import hand_over, rows_of
 from paretune.prune._selection.selection import is_within
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
 from paretune.task import Task
@@ -424,22 +425,13 @@ class Activations(Step):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Measure, remove, fold, and recalibrate batch norm."""
-        from paretune.train import recalibrate_batch_norm, task_loss
+        from paretune.train import task_loss
 
         data = task.data("train")
         batches = list(passes(data, self.samples, context.seed)())
         loss = None if any(target is None for _, target in batches) else task_loss(task)
         pruned = _linearised(model.to(context.device), task.inputs(), self._wanted(), batches, loss)
-        if self.recalibrate:
-            recalibrate_batch_norm(
-                pruned.model,
-                data,
-                samples=self.recalibrate,
-                augment=task.augment,
-                seed=context.seed,
-                device=context.device,
-            )
-        pruned.model.cpu()  # where every step hands its model over
+        hand_over(pruned.model, task, context, recalibrate=self.recalibrate)
         removed = [name for name, _ in pruned.removed]
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": {}, "removed": removed})
         details = {
@@ -450,8 +442,6 @@ class Activations(Step):
             "losses": dict(pruned.removed),
             "alone": pruned.alone,
             "folds": [list(names) for names in pruned.folds],
-            "unprunable": [
-                dict(zip(("layer", "reason", "remedy"), row, strict=True)) for row in pruned.unprunable
-            ],
+            "unprunable": rows_of(pruned.unprunable),
         }
         return StepResult(pruned.model, (pruned.cuts,), pruned.notes, details)

@@ -33,6 +33,7 @@ from paretune.prune._capture.capture import evaluating, on_device_of, try_forwar
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._depth.blocks import calibration, passes
+from paretune.prune._hand_over import hand_over, rows_of
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
 from paretune.task import Task
 
@@ -305,14 +306,12 @@ class ActivationRange(Step):
         """Measure, and put the ranges behind the activations."""
         batches = list(passes(task.data("train"), self.samples, context.seed)())
         pruned = _ranged(model.to(context.device), task.inputs(), self._bounds(), self.protect, batches)
-        pruned.model.cpu()  # where every step hands its model over
+        hand_over(pruned.model, task, context, recalibrate=0)
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": {}})
         details = {
             "before": pruned.before,
             "after": pruned.after,
             "activations": [asdict(row) for row in pruned.kept],
-            "unprunable": [
-                dict(zip(("layer", "reason", "remedy"), row, strict=True)) for row in pruned.unprunable
-            ],
+            "unprunable": rows_of(pruned.unprunable),
         }
         return StepResult(pruned.model, (pruned.cuts,), pruned.notes, details)

@@ -10,22 +10,19 @@ arXiv:2403.03853.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Annotated, Any, ClassVar, final
 
 import torch
 from torch import nn
-from torch.utils import _pytree
 
-from paretune._skip import Skip
 from paretune.cuts import Attribute, Cuts, replay
-from paretune.data import Batch, Data, call, split_batch
+from paretune.data import Batch, Data, split_batch
 from paretune.errors import (
     InfeasibleError,
     InputError,
@@ -42,8 +39,10 @@ from paretune.prune._capture.capture import evaluating, in_words, on_device_of, 
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._depth.block_scores import Batches, Judge, Loss, Score, judge_of
+from paretune.prune._depth.caches import cache_places, outputs_of
 from paretune.prune._depth.residual import Block, find_blocks, skipped
 from paretune.prune._depth.timed import BlockTimes, until_fast
+from paretune.prune._hand_over import hand_over, rows_of
 from paretune.prune._selection.budget import Amount, target_amount
 from paretune.prune._selection.selection import is_within
 from paretune.prune._stopwatch import Stopwatch
@@ -163,13 +162,13 @@ def _prune(
     with evaluating(trial):
         try_forward(trial, example)
         residual = find_blocks(trial, example)
-        expected = _outputs(trial, example)
+        expected = outputs_of(trial, example)
         able, failing = _able(trial, example, expected, residual.blocks)
         unprunable = (*failing, *residual.unprunable)
         watch = partial(_watch, model, example, target or Target())
         gone, scores, notes = _choose(trial, residual.macs, able, unprunable, choice, judge, watch)
         with skipped(trial, gone):
-            attributes, more = _cache_places(trial, example, gone)
+            attributes, more = cache_places(trial, example, gone)
             left = count_macs(trial, example)
     cuts = _manifest(model, gone, attributes)
     pruned = replay(copied(model), cuts)
@@ -240,14 +239,10 @@ def _failing(
     return [row for part in (pool[:half], pool[half:]) for row in _failing(model, example, expected, part)]
 
 
-def _outputs(model: nn.Module, example: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in _pytree.tree_leaves(call(model, example)) if isinstance(leaf, torch.Tensor)]
-
-
 def _problem(expected: list[torch.Tensor], model: nn.Module, example: Any) -> str | None:
     """Return in words why a model does not run, or how the shapes of its outputs are not those expected."""
     try:
-        found = _outputs(model, example)
+        found = outputs_of(model, example)
     except Exception as error:  # whatever the user's code raises
         return in_words(error)
     shapes = [[tuple(tensor.shape) for tensor in outputs] for outputs in (expected, found)]
@@ -368,48 +363,6 @@ def _until(
     return gone
 
 
-def _cache_places(
-    model: nn.Module, example: Any, gone: Sequence[Block]
-) -> tuple[tuple[Attribute, ...], tuple[str, ...]]:
-    """Return what keeps generation with a cache right, and notes; the model has `gone` skipped.
-
-    A Hugging Face cache counts its length by what the layer whose `layer_idx` is 0 has put into it. Where that
-    layer goes, the first of its kind that stays takes its index (sliding layers are cached otherwise than full).
-    """
-    kinds = getattr(getattr(model, "config", None), "layer_types", None) or []
-    changes: list[Attribute] = []
-    for stack, places in _layer_indices(model).items():
-        if not gone or 0 in places:
-            continue
-        like = (
-            [index for index in places if index < len(kinds) and kinds[index] == kinds[0]] if kinds else [*places]
-        )
-        if not like:
-            return (), (_no_cache(f"no layer of {stack} is of the kind of the first, which went"),)
-        changes += [Attribute(path, "layer_idx", min(like), 0) for path in places[min(like)]]
-    before = _outputs(model, example)
-    for change in changes:
-        setattr(model.get_submodule(change.module), change.attribute, change.new)
-    if all(torch.equal(a, b) for a, b in zip(before, _outputs(model, example), strict=True)):
-        return tuple(changes), ()
-    return (), (_no_cache("the first layer went, and what the others compute depends on their own index"),)
-
-
-def _no_cache(reason: str) -> str:
-    return f"generate with use_cache=False: {reason}, and a cache counts its length on that layer"
-
-
-def _layer_indices(model: nn.Module) -> dict[str, dict[int, list[str]]]:
-    """Return stack of layers -> layer_idx -> the modules that hold it."""
-    found: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for path, module in model.named_modules():
-        index = vars(module).get("layer_idx")
-        if type(index) is int and not isinstance(module, Skip):
-            stack = takewhile(lambda part: not part.isdigit(), path.split("."))
-            found[".".join(stack)][index].append(path)
-    return found
-
-
 @final
 @dataclass(frozen=True, kw_only=True)
 class Blocks(Step):
@@ -463,21 +416,12 @@ class Blocks(Step):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Find the blocks, order them, remove some, and recalibrate batch norm."""
-        from paretune.train import recalibrate_batch_norm, task_loss
+        from paretune.train import task_loss
 
         data = task.data("train")
         judge = judge_of(self.score, passes(data, self.samples, context.seed), task_loss(task))
         pruned, scores = _prune(model.to(context.device), task.inputs(), self._choice(), judge, context.target)
-        if self.recalibrate:
-            recalibrate_batch_norm(
-                pruned.model,
-                data,
-                samples=self.recalibrate,
-                augment=task.augment,
-                seed=context.seed,
-                device=context.device,
-            )
-        pruned.model.cpu()  # where every step hands its model over
+        hand_over(pruned.model, task, context, recalibrate=self.recalibrate)
         removed = [gone.module for gone in pruned.cuts.removed]
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": {}, "removed": removed})
         details = {
@@ -485,8 +429,6 @@ class Blocks(Step):
             "after": pruned.after,
             "removed": removed,
             "scores": scores,
-            "unprunable": [
-                dict(zip(("layer", "reason", "remedy"), row, strict=True)) for row in pruned.unprunable
-            ],
+            "unprunable": rows_of(pruned.unprunable),
         }
         return StepResult(pruned.model, (pruned.cuts,), pruned.notes, details)

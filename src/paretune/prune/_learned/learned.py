@@ -38,6 +38,7 @@ from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._channels import repaired
 from paretune.prune._couplings.groups import Group
 from paretune.prune._cut import Pruned, Selection, check_form
+from paretune.prune._hand_over import hand_over
 from paretune.prune._learned.expected import Expected
 from paretune.prune._learned.gates import Gated, Trajectory
 from paretune.prune._learned.places import Places, gated, places_of, reads_of
@@ -50,7 +51,7 @@ from paretune.prune._selection.goal import Goal
 from paretune.prune._selection.selection import to_target, unprotected
 from paretune.prune._sparse.gradual import Trained
 from paretune.recipe import Context, Range, StepResult
-from paretune.train import fit, recalibrate_batch_norm
+from paretune.train import fit
 from paretune.train._objective import task_objective
 from paretune.train._training import Training
 
@@ -206,10 +207,7 @@ def learned(
     if repair:
         pruned = repaired(analysis, selection, pruned, task.data("train"), samples=repair, seed=context.seed)
     elif recalibrate:
-        recalibrate_batch_norm(
-            pruned.model, task.data("train"), samples=recalibrate, augment=task.augment, seed=context.seed,
-            device=context.device,
-        ).cpu()  # fmt: skip
+        hand_over(pruned.model, task, context, recalibrate=recalibrate)
     values = {field.name: getattr(pruned, field.name) for field in fields(Pruned)}
     values["notes"] = (*fitted.notes, *pruned.notes, *notes)
     return Weighed(**values, fitted=replace(fitted, model=pruned.model), trajectories=trajectories)

@@ -27,6 +27,7 @@ from paretune.prune._couplings.groups import STRUCTURES
 from paretune.prune._couplings.parts import Part, parts_of, tensor_of
 from paretune.prune._couplings.units import Axis
 from paretune.prune._cut import Pruned, Selection, check_form
+from paretune.prune._hand_over import hand_over
 from paretune.prune._neighbours.tree import Branch, removal_tree
 from paretune.prune._neighbours.units import Likeness, by_activations, by_weights, importance_of
 from paretune.prune._probe import cut_what_can_be
@@ -276,21 +277,10 @@ class Neighbours(Step):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Compare, remove, merge, and recalibrate batch norm."""
-        from paretune.train import recalibrate_batch_norm
-
         how = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "recalibrate"}
         data = task.data("train") if self.of == "activations" else None
         pruned = neighbours(model.to(context.device), task.inputs(), data=data, seed=context.seed, **how)
-        if self.recalibrate:
-            recalibrate_batch_norm(
-                pruned.model,
-                task.data("train"),
-                samples=self.recalibrate,
-                augment=task.augment,
-                seed=context.seed,
-                device=context.device,
-            )
-        pruned.model.cpu()  # where every step hands its model over
+        hand_over(pruned.model, task, context, recalibrate=self.recalibrate)
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": pruned.widths})
         trees = [{"group": name, "removed": [asdict(branch) for branch in tree]} for name, tree in pruned.trees]
         for tree in trees:

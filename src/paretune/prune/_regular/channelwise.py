@@ -14,6 +14,7 @@ from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._channels import repaired
 from paretune.prune._couplings.groups import Group
 from paretune.prune._cut import Pruned, Selection, check_form
+from paretune.prune._hand_over import hand_over
 from paretune.prune._learned.places import Places, places_of
 from paretune.prune._probe import cut_what_can_be, followed
 from paretune.prune._ranking import ordered
@@ -22,7 +23,7 @@ from paretune.prune._selection.goal import Goal
 from paretune.prune._selection.selection import to_target, unprotected
 from paretune.prune._sparse.gradual import Trained
 from paretune.recipe import Context
-from paretune.train import FitResult, recalibrate_batch_norm
+from paretune.train import FitResult
 
 if TYPE_CHECKING:
     from paretune.task import Task
@@ -65,10 +66,7 @@ class Channelwise:
         if repair:
             pruned = repaired(analysis, selection, pruned, task.data("train"), samples=repair, seed=context.seed)
         elif recalibrate:
-            recalibrate_batch_norm(
-                pruned.model, task.data("train"), samples=recalibrate, augment=task.augment, seed=context.seed,
-                device=context.device,
-            ).cpu()  # fmt: skip
+            hand_over(pruned.model, task, context, recalibrate=recalibrate)
         values = {field.name: getattr(pruned, field.name) for field in fields(Pruned)}
         values["notes"] = (*fitted.notes, *pruned.notes)
         return Trained(**values, fitted=replace(fitted, model=pruned.model))

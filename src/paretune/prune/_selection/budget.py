@@ -54,12 +54,15 @@ class Budget:
     """Units that are removed -> cost."""
     notes: Callable[[Axis], tuple[str, ...]] = lambda removed: ()
     """Units that are removed -> what the user should know of how that cost came about."""
-    measured: bool = False
-    """True where a cost takes seconds and is known to a few percent only."""
     step: str = "prune.channels"
     """Who asked."""
     timing: Timing | None = None
     """Of a latency: what measures it, and tells it."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether a cost takes seconds and is known to a few percent only."""
+        return self.timing is not None
 
 
 Amount = Annotated[float | str | None, Range(0.0, math.inf, low_open=True)]
@@ -127,7 +130,6 @@ def _timed_budget(timing: Timing, asked: float | str) -> Budget:
         of,
         cost,
         timing.notes,
-        measured=True,
         timing=timing,
     )
 

@@ -8,8 +8,8 @@ holds. A last move may have overshot by far: what fits into the time that it lef
 scores first.
 
 Sources: a table of operator times: Yang et al., "NetAdapt", ECCV 2018, arXiv:1804.03230; the knapsack: Shen et
-    al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022, arXiv:2210.06659. The jumps and the
-    repair are ours.
+al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022, arXiv:2210.06659. The jumps and the repair
+are ours.
 """
 
 from __future__ import annotations
@@ -57,8 +57,10 @@ def by_clock(
     if limit >= 1:
         return nothing, nothing
     knapsack = Knapsack(analysis, ranked, clock, multiple)
-    path = knapsack.path()
-    clock.table.save()
+    try:
+        path = knapsack.path()
+    finally:  # a minute of timings is not lost where this is interrupted
+        clock.table.save()
     least = measured(path[-1])
     clock.anchor(knapsack.keep(path[-1]), least)
     if least > limit:
@@ -132,8 +134,10 @@ class Knapsack:
         """Return counts after every move that saves time, the one that loses least for it first, from none on."""
         path = [[0] * len(self.ranked)]
         best = {index: self._best_move(path[0], index) for index in range(len(self.ranked))}
-        while min(price for price, _ in best.values()) < math.inf if best else False:
+        while best:
             index = min(best, key=lambda i: best[i][0])
+            if best[index][0] == math.inf:
+                break
             path.append(_moved(path[-1], index, best[index][1]))
             mine = set(map(id, self.terms[index]))
             for other, terms in enumerate(self.terms):

@@ -67,6 +67,7 @@ class Clock:
         )
         fixed = whole - self.ms(everything)
         self.terms.append(Term(FIXED, (), lambda keep: fixed))
+        self._whole = self.ms(everything)
 
     def _placed(self, batch: int) -> tuple[list[Placed], list[Axes]]:
         """Return the operators that the table can time, and the axes of the products of the others."""
@@ -86,11 +87,11 @@ class Clock:
 
     def ratio(self, keep: Keep) -> float:
         """Return the time once only `keep` stays, as a fraction of the whole model's."""
-        return 1 - self._stretch * (1 - self.ms(keep) / self.ms(self.analysis.everything))
+        return 1 - self._stretch * (1 - self.ms(keep) / self._whole)
 
     def ms_at(self, ratio: float) -> float:
         """Return the milliseconds (of the sum of terms) at which a ratio is told."""
-        return self.ms(self.analysis.everything) * (1 - (1 - ratio) / self._stretch)
+        return self._whole * (1 - (1 - ratio) / self._stretch)
 
     def anchor(self, keep: Keep, ratio: float) -> None:
         """Say what the smallest cut takes, as measured: others are told on the way from the whole model to it."""

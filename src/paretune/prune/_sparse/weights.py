@@ -22,6 +22,7 @@ from paretune.cuts import Cuts, fold_parametrizations, parametrized
 from paretune.errors import InfeasibleError, InputError, names_of, nearest
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
+from paretune.prune._hand_over import hand_over
 from paretune.prune._sparse.choice import TARGETS, Choice
 from paretune.prune._sparse.units import Unit
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
@@ -220,22 +221,11 @@ class Weights(Step):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Set weights to zero, and recalibrate batch norm."""
-        from paretune.train import recalibrate_batch_norm
-
         how: dict[str, Any] = {
             field.name: getattr(self, field.name) for field in fields(self) if field.name != "recalibrate"
         }
         pruned = weights(model, **how)
-        if self.recalibrate:
-            recalibrate_batch_norm(
-                pruned.model,
-                task.data("train"),
-                samples=self.recalibrate,
-                augment=task.augment,
-                seed=context.seed,
-                device=context.device,
-            )
-        pruned.model.cpu()  # where every step hands its model over
+        hand_over(pruned.model, task, context, recalibrate=self.recalibrate)
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": {}})
         details = {"before": pruned.before, "after": pruned.after, "tensors": rows_of(pruned.model)}
         return StepResult(pruned.model, (pruned.cuts,), pruned.notes, details)
