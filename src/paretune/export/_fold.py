@@ -39,7 +39,7 @@ def fold_batch_norms(model: onnx.ModelProto) -> int:
         folded.append(norm)
     for norm in folded:
         graph.node.remove(norm)
-    _drop_unused(graph)
+    drop_unused(graph)
     return len(folded)
 
 
@@ -88,7 +88,7 @@ def _along(factor: np.ndarray, weight: np.ndarray, layer: onnx.NodeProto) -> np.
     return factor.reshape(shape)
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     nested = any(a.type == onnx.AttributeProto.GRAPH for node in graph.node for a in node.attribute)
     if nested:

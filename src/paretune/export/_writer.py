@@ -25,6 +25,7 @@ from paretune.data import call, map_tensors, tensors_of
 from paretune.errors import TaskError
 from paretune.export._batches import batch_of, is_batched, resized
 from paretune.export._fold import fold_batch_norms
+from paretune.export._join import join_nodes
 from paretune.export._names import rename_values, values_of
 from paretune.export._run import session
 from paretune.export._structure import input_names, named_outputs
@@ -95,7 +96,10 @@ class _ExportError(Exception):
 
 
 def _export(model: nn.Module, inputs: Any, *, free: list[bool] | None) -> Exported:
-    """Export with named inputs and outputs, batch norms folded. free: which tensors have the free batch."""
+    """Export with named inputs and outputs, batch norms folded and nodes joined.
+
+    free: which tensors have the free batch.
+    """
     tensors = tensors_of(inputs)
     with torch.no_grad():
         outputs = list(named_outputs(call(model, inputs)))
@@ -111,6 +115,7 @@ def _export(model: nn.Module, inputs: Any, *, free: list[bool] | None) -> Export
         raise _ExportError("forward changes the model's buffers, which a graph without state cannot do")
     values, notes = _name_values(graph.graph, input_names(model, inputs), outputs, source)
     fold_batch_norms(graph)
+    join_nodes(graph)
     return Exported(graph, None, tuple(notes), source, values)
 
 
