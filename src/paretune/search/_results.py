@@ -1,0 +1,64 @@
+"""Results as arrays: what samplers and schedulers know of the runs so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Finished runs, one row each, in the order in which they ended.
+
+    rows: (n, parameters), configurations as numbers in [0, 1], NaN where not active.
+    losses: (n,), the lower the better; infinity where a run failed.
+    rungs: (n,) int, which budget of the ladder each run had.
+    pending: (m, parameters), configurations that run now.
+    """
+
+    rows: Array
+    losses: Array
+    rungs: NDArray[np.int64]
+    pending: Array
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def at(self, rung: int) -> tuple[Array, Array]:
+        """Return rows and losses of one rung."""
+        chosen = self.rungs == rung
+        return self.rows[chosen], self.losses[chosen]
+
+
+@final
+class Growing:
+    """Results that grow by a row at a time, in arrays that double."""
+
+    def __init__(self, parameters: int) -> None:
+        self._rows = np.empty((16, parameters))
+        self._losses = np.empty(16)
+        self._rungs = np.empty(16, dtype=np.int64)
+        self._count = 0
+
+    def add(self, row: Array, loss: float, rung: int) -> None:
+        """Add a finished run; a loss that is no finite number counts as a failure."""
+        if self._count == len(self._losses):
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+            self._losses = np.concatenate([self._losses, np.empty_like(self._losses)])
+            self._rungs = np.concatenate([self._rungs, np.empty_like(self._rungs)])
+        self._rows[self._count] = row
+        self._losses[self._count] = loss if np.isfinite(loss) else np.inf
+        self._rungs[self._count] = rung
+        self._count += 1
+
+    def results(self, pending: Array | None = None) -> Results:
+        """Return what there is, as views that later additions do not change."""
+        n = self._count
+        none = np.empty((0, self._rows.shape[1]))
+        return Results(self._rows[:n], self._losses[:n], self._rungs[:n], none if pending is None else pending)

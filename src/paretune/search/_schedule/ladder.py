@@ -1,0 +1,70 @@
+"""The ladder of budgets and the brackets of Hyperband, in whole numbers.
+
+From b_max downwards each budget is 1/eta of the one above while it stays at b_min or above. Logarithms in floating
+point lose a rung where eta^k is exactly the ratio (1 to 243 with eta 3 has six rungs; log(243) / log(3) is
+4.999...); dividing does not.
+
+Source: Li et al., "Hyperband: a novel bandit-based approach to hyperparameter optimization", JMLR 2018,
+arXiv:1603.06560, Algorithm 1. Bracket sizes are those of its authors' successor: floor(K / (s + 1)) eta^s as in
+HpBandSter's code, where Falkner et al., arXiv:1807.01774, print ceil(K eta^s / (s + 1)).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import final
+
+from paretune.errors import InputError, is_number
+
+Budget = int | float
+
+
+@final
+@dataclass(frozen=True)
+class Bracket:
+    """One round of successive halving: how many configurations run at which rungs."""
+
+    rungs: tuple[int, ...]
+    """Indices into the ladder, from where the bracket starts to the top."""
+    sizes: tuple[int, ...]
+    """Configurations at each of them."""
+
+
+def ladder(low: Budget, high: Budget, eta: int = 3) -> tuple[Budget, ...]:
+    """Return the budgets from the smallest to `high`; whole numbers where both ends are.
+
+    >>> ladder(9, 729), ladder(1, 100)
+    ((9, 27, 81, 243, 729), (1, 4, 11, 33, 100))
+    """
+    for name, value in (("min", low), ("max", high)):
+        if not is_number(value) or not 0 < value < math.inf:
+            raise InputError(f"budget: {name}={value!r} must be a number above 0")
+    if low > high:
+        raise InputError(f"budget: min={low:g} is above max={high:g}")
+    if low == high:
+        raise InputError(
+            f"budget: min={low:g} equals max, which leaves a single rung; give max= alone, to `random` or `bayes`"
+        )
+    if not isinstance(eta, int) or isinstance(eta, bool) or eta < 2:
+        raise InputError(f"eta={eta!r} must be a whole number of 2 or more: one of eta goes on to the next rung")
+    rungs = [Fraction(high)]
+    while rungs[0] / eta >= Fraction(low):
+        rungs.insert(0, rungs[0] / eta)
+    whole = isinstance(low, int) and isinstance(high, int)
+    return tuple(math.floor(rung + Fraction(1, 2)) if whole else float(rung) for rung in rungs)
+
+
+def brackets(rungs: int, eta: int = 3) -> tuple[Bracket, ...]:
+    """Return the brackets of one round of Hyperband over a ladder of so many rungs, the widest first.
+
+    >>> [bracket.sizes for bracket in brackets(5)]
+    [(81, 27, 9, 3, 1), (27, 9, 3, 1), (9, 3, 1), (6, 2), (5,)]
+    """
+    found = []
+    for halvings in reversed(range(rungs)):
+        first = rungs // (halvings + 1) * eta**halvings
+        sizes = tuple(max(1, first // eta**step) for step in range(halvings + 1))
+        found.append(Bracket(tuple(range(rungs - 1 - halvings, rungs)), sizes))
+    return tuple(found)

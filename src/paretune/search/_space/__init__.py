@@ -1,0 +1,1 @@
+"""What is searched: parameters, priors, conditions and forbidden combinations."""
