@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from paretune import masks
 from paretune.errors import SurgeryError
 
 
@@ -104,6 +105,8 @@ def made(model: nn.Module, name: str, kind: str, arguments: Mapping[str, Any]) -
     learns = [parameter.requires_grad for parameter in old.parameters()]
     if kind in LAYERS and learns:
         new.requires_grad_(any(learns))  # what was frozen stays frozen
+    if kind in LAYERS and getattr(old, "weight", new.weight).shape == new.weight.shape:
+        masks.carry(old, new)
     if like is not None:
         new.to(device=like.device, dtype=like.dtype)
     return new.train(old.training)

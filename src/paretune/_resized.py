@@ -7,6 +7,7 @@ images are scaled as `torch.nn.functional.interpolate` does it, bilinear and ant
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _SIZE, _PLAIN, _NODE = "_paretune_size", "_paretune_plain", "paretune_resized"
 def resized(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     """Let a model scale its first input to (height, width), in place, and return it; an earlier size is
     replaced."""
+    import torch
     from torch import fx
     from torch.nn import functional
 
@@ -25,12 +27,30 @@ def resized(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     if isinstance(model, fx.GraphModule):  # a copy of it has a class of its own
         return _in_graph(model, how)
     plain = getattr(type(model), _PLAIN, type(model))
+    signature = inspect.signature(plain.forward)
+    first = next(name for name in list(signature.parameters)[1:])
 
-    def forward(self: nn.Module, images: Any, *args: Any, **kwargs: Any) -> Any:
-        return plain.forward(self, functional.interpolate(images, **how), *args, **kwargs)
+    def scaled(images: Any) -> Any:
+        wide = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images  # no kernels on CPUs
+        return functional.interpolate(wide, **how).to(images.dtype)
 
-    model.__class__ = type(f"Resized{plain.__name__}", (plain,), {"forward": forward, _SIZE: size, _PLAIN: plain})
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            return plain.forward(self, scaled(args[0]), *args[1:], **kwargs)
+        return plain.forward(self, **kwargs | {first: scaled(kwargs[first])})
+
+    def reduced(self: nn.Module, protocol: Any) -> Any:
+        return _fresh, (plain, size), self.__dict__
+
+    forward.__signature__ = signature  # type: ignore[attr-defined]  # inputs are named as the plain model names them
+    own = {"forward": forward, "__reduce_ex__": reduced, _SIZE: size, _PLAIN: plain}
+    model.__class__ = type(f"Resized{plain.__name__}", (plain,), own)
     return model
+
+
+def _fresh(plain: type[nn.Module], size: tuple[int, int]) -> nn.Module:
+    """Return an empty model that scales its images, for pickle to fill."""
+    return resized(plain.__new__(plain), size)
 
 
 def _in_graph(model: fx.GraphModule, how: dict[str, Any]) -> fx.GraphModule:

@@ -64,6 +64,8 @@ class Context:
     """Progress: emit("epoch", {...}). The kinds and their fields are listed in `docs/events.md`."""
     teacher: nn.Module | None = None
     """The baseline, unpruned, in eval mode; distillation learns from it. Never changed."""
+    whole: nn.Module | None = None
+    """In rounds of pruning: the model that came into the first, which is what ratios are of."""
     folder: Path | None = None
     """Where a step keeps what it needs to go on after a kill (epoch checkpoints); None keeps nothing."""
 
@@ -92,6 +94,11 @@ class Step:
     """The splits of the task that the result depends on."""
     cumulative: ClassVar[bool] = False
     """True where amounts count what an earlier step took: nine of ten weights zero, whenever they became it."""
+
+    of_whole: ClassVar[bool] = False
+    """True where in rounds of pruning a ratio is of `Context.whole`, so that no round rounds its share away."""
+    ratio_stays: ClassVar[bool] = False
+    """True where `ratio` says what stays, not what goes."""
 
     @property
     def uses_target(self) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from paretune import prune
+from paretune import masks, prune
 from paretune._replaced import Line
 from paretune._skip import Skip
 from paretune.checkpoint import State
@@ -586,3 +586,63 @@ def test_an_inverted_residual_is_one_padded_convolution(bias):
     with torch.no_grad():  # what was measured with the lines is what the merged model gives
         error = (pruned.model(IMAGES) - model(IMAGES)).square().sum() / model(IMAGES).square().sum()
     assert float(error) == pytest.approx(pruned.removed[-1][1], rel=1e-4)
+
+
+def test_an_activation_under_two_names_stays():
+    """Its forward goes by the second name, where nothing would be replaced."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU()
+            self.net = nn.Sequential(nn.Linear(6, 6), self.act, nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+
+        def forward(self, x):
+            return self.net(x)
+
+    made = prune.activations(Twice(), ROWS, data=ROWS, count=1)
+    assert [name for name, _ in made.removed] == ["net.3"]
+    assert ("act", "it is net.1 too") in {row[:2] for row in made.unprunable}
+    ranged = prune.activation_range(Twice(), ROWS, data=ROWS, high=0.1)
+    assert [row.activation for row in ranged.kept] == ["net.3"]
+
+
+def test_branches_that_run_in_turns_are_two_chains():
+    class Turns(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.ModuleList([nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)])
+            self.b = nn.ModuleList([nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)])
+
+        def forward(self, x):
+            a = b = x
+            for left, right in zip(self.a, self.b, strict=True):
+                a, b = left(a), right(b)
+            return a + b
+
+    made = prune.activations(Turns(), ROWS, data=ROWS, count=4)
+    assert sorted(made.folds) == [("a.0", "a.2", "a.4"), ("b.0", "b.2", "b.4")]
+
+
+def test_code_that_turns_its_inputs_into_float32():
+    class Pixels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, pixels):
+            return self.net(pixels.float() / 255)
+
+    pixels = torch.randint(0, 256, (64, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    made = prune.activations(Pixels(), pixels, data=pixels, count=2)
+    assert made.folds and made.after["macs"] < made.before["macs"]
+
+
+def test_random_states_and_masks_stay_as_they_were():
+    model = prune.weights(mlp(nn.Linear(32, 32, bias=False)), ratio=0.5).model
+    state = torch.get_rng_state()
+    made = prune.activations(model, ROWS, data=ROWS, count=1, samples=16)
+    prune.activation_range(model, ROWS, data=ROWS, high=1.0, samples=16)
+    assert torch.equal(torch.get_rng_state(), state)
+    first = made.model[0].weight
+    assert "0.weight" in masks.masked(made.model) and torch.equal(first == 0, model[0].weight == 0)

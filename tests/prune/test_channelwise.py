@@ -225,3 +225,25 @@ def test_the_steps(name):
     result = STEPS[name](params=0.6, **FIXED).apply(net(), task(), Context())
     assert json.dumps(result.details) and len(result.details["curve"]) == 4 and len(result.cuts) == 1
     assert result.details["after"]["params"] <= 0.6 * result.details["before"]["params"]
+
+
+def test_the_sizes_follow_the_weights_to_their_device():
+    analysis = analyze(Residual(), IMAGES[:2])
+    slices = Slices(analysis, places_of(analysis.groups, analysis.couplings.units))
+    analysis.model.to("meta")
+    assert group_norms(slices).device.type == "meta"
+
+
+def test_a_training_of_other_channels_is_not_resumed_from(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    rows = torch.randn(64, 8)
+    data = (rows, (rows[:, 0] > 0).long())
+    of_rows = Task(name="rows", model=lambda: model, train=data, val=data, batch_size=16)
+    for protect in (["0"], ["2"]):
+        seen = []
+        context = Context(folder=tmp_path, emit=lambda kind, fields, seen=seen: seen.append(kind))
+        prune.greg(model, of_rows, ratio=0.5, protect=protect, repair=0, context=context, **FIXED)
+        assert seen.count("epoch") == FIXED["epochs"]
+    with pytest.raises(RecipeError, match="patience=1 could end the training before the factor"):
+        prune.greg(model, of_rows, patience=1, **FIXED)

@@ -52,14 +52,13 @@ def test_a_ramp_never_falls(ramp, begin, length, step):
 
 
 def test_when_masks_are_chosen_by_hand():
-    """100 steps, ramp from 20 to 60, every 15: at 30, 45, 60 and once more at 75, where the ratio is reached."""
+    """100 steps, ramp from 20 to 60, every 15: at 30, 45 and 60, where the ratio is reached, and never after."""
     plan = Ramp(ratio=0.8, ramp="linear", begin=0.2, end=0.6, every=15)
     due = {step: plan.due(step, 100) for step in range(1, 101)}
     assert {step: round(ratio, 9) for step, ratio in due.items() if ratio is not None} == {
         30: 0.2,
         45: 0.5,
         60: 0.8,
-        75: 0.8,
     }
 
 
@@ -304,3 +303,43 @@ def test_a_lottery_ticket_is_the_late_mask_on_the_early_weights():
         torch.equal(weight == 0, pruned.model.get_parameter(name) == 0)
         for name, weight in masks.masked(trained).items()
     )
+
+
+def test_patience_is_refused_since_the_ramp_must_end():
+    with pytest.raises(RecipeError, match="patience=1 could end the training before the ramp"):
+        prune.gradual(net(), task(), epochs=4, patience=1, **FIXED)
+    with pytest.raises(RecipeError, match="patience=2"):
+        Gradual(patience=2)
+
+
+def test_nothing_is_chosen_after_the_end():
+    assert [step for step in range(1, 101) if Ramp(every=20).due(step, 100) is not None] == [1, 20, 40, 60, 70]
+
+
+def of_filters(criterion):
+    """Return two layers watched, with filters of 9 and of 36 weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.Conv2d(4, 4, 3, bias=False))
+    chosen = {"0.weight": model[0].weight, "1.weight": model[1].weight}
+    return chosen, dict(zip(chosen, watch(model, chosen, CRITERIA[criterion], {}), strict=True))
+
+
+def test_large_units_do_not_win_by_their_size():
+    """All weights of the first layer moved away from zero, all of the second towards it."""
+    _, watched = of_filters("movement")
+    watched["0.weight"]._part("score").fill_(1.0)
+    watched["1.weight"]._part("score").fill_(-1.0)
+    watched["1.weight"]._part("score")[0, 0, 0, 0] = -100.0
+    choose(Ramp(ratio=0.2, criterion="movement", unit="filter"), 0.2, 1.0, watched)
+    stays = {name: tensor.stays.flatten(1).any(1).tolist() for name, tensor in watched.items()}
+    assert stays == {"0.weight": [True] * 4, "1.weight": [False, True, True, True]}
+
+
+def test_rigl_keeps_what_survived_whatever_its_size():
+    _, watched = of_filters("rigl")
+    with torch.no_grad():
+        watched["0.weight"].parameter.mul_(100)  # the small filters are important
+    for tensor in watched.values():
+        tensor.gradient = torch.full_like(tensor.parameter, 1e-9)
+    choose(Ramp(ratio=0.4, criterion="rigl", unit="filter"), 0.4, 0.0, watched)
+    assert watched["0.weight"].stays.flatten(1).any(1).tolist() == [True] * 4

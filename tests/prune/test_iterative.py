@@ -56,8 +56,8 @@ def iterated(model, **how):
     [
         (Way("macs", 0.25), [0.5, 0.5]),
         (Way("latency", 0.25, text=True), ["0.5x", "0.5x"]),
-        (Way("ratio", 0.75), [0.5, 0.5]),
-        (Way("ratio", 0.75, cumulative=True), [0.5, 0.75]),
+        (Way("ratio", 0.75, stays=False), [0.5, 0.5]),
+        (Way("ratio", 0.75, cumulative=True, stays=False), [0.5, 0.75]),
         (Way("count", 5), [2, 3]),
         (Way("count", 10, cumulative=True), [5, 10]),
     ],
@@ -82,9 +82,12 @@ def test_rounds_and_cuts_shrink_by_hand():
 def test_all_cuts_together_end_where_it_was_asked(rounds, cuts, shrink, name, value):
     parts = [part for row in shares(rounds, cuts, shrink) for part in row]
     assert math.fsum(parts) == pytest.approx(1)
-    left = [1 - amount if name == "ratio" else amount for amount in Way(name, value).amounts(parts)]
+    left = [
+        1 - amount if name == "ratio" else amount
+        for amount in Way(name, value, stays=name == "macs").amounts(parts)
+    ]
     assert math.prod(left) == pytest.approx(1 - value if name == "ratio" else value, rel=1e-6)
-    together = Way(name, value, cumulative=True).amounts(parts)
+    together = Way(name, value, cumulative=True, stays=name == "macs").amounts(parts)
     assert together[-1] == pytest.approx(value) and together == sorted(together, reverse=name == "macs")
 
 
@@ -280,3 +283,55 @@ def test_the_step(trained):
     assert json.dumps(result.details) and len(result.details["rounds"]) == 3 and len(result.cuts) == 2
     assert events.count("round") == 3 and events.count("pruned") >= 1
     assert Iterative(prune={"prune.channels": {"latency": "0.5x"}}).uses_target and not step.uses_target
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return x + torch.relu(self.line(x))
+
+
+def scaled():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 5])
+def test_no_round_rounds_its_share_away(rounds):
+    """What a ratio leaves is the same in one round and in many: blocks, narrow layers, images."""
+    how = {"recover": {"train": FIXED}, "rounds": rounds, "latency": False}
+    stack = nn.Sequential(*[Residual() for _ in range(8)], nn.Linear(6, 3))
+    made = prune.iterative(stack, task(model=lambda: stack), prune={"prune.blocks": {"ratio": 0.25}}, **how)
+    assert made.rounds[-1]["macs"] == 6 * 36 + 18
+    narrow = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    for cut in ({"prune.neighbours": {"ratio": 0.5}}, {"prune.channels": {"ratio": 0.5, "scope": "local"}}):
+        made = prune.iterative(narrow, task(model=lambda: narrow), prune=cut, **how)
+        assert [made.model[0].out_features, made.model[2].out_features] == [3, 3]
+    images = torch.randn(32, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    seen = (images, LABELS[:32])
+    of_images = Task(name="images", model=scaled, train=seen, val=seen, batch_size=16)
+    made = prune.iterative(scaled(), of_images, prune={"prune.resolution": {"ratio": 0.75}}, **how)
+    assert made.cuts[-1].resolution == (12, 12)
+
+
+def test_layers_that_a_cut_made_keep_their_weights_where_the_others_are_rewound(trained):
+    """A merged layer has no earlier weights: rewound it would be zeros."""
+    how = {"recover": {"train": FIXED | {"lr": 1e-9}}, "rounds": 1, "prune": {"prune.activations": {"count": 1}}}
+    plain, rewound = (iterated(trained, rewind_weights=rewind, **how) for rewind in (False, True))
+    assert rewound.rounds[1]["before"] == plain.rounds[1]["before"] > 0.7
+
+
+def test_the_model_given_keeps_its_mode_and_another_teacher_is_another_run(trained, tmp_path):
+    model = copy.deepcopy(trained).train()
+    how = {"prune": {"prune.channels": {"macs": 0.6}}, "rounds": 1, "recover": RECOVER}
+    made = [
+        iterated(model, context=Context(folder=tmp_path, teacher=teacher), **how) for teacher in (trained, net())
+    ]
+    assert model.training and all(module.training for module in model.modules())
+    first, second = (result.model[-1].weight for result in made)
+    assert not torch.equal(first, second)

@@ -14,7 +14,7 @@ from paretune import prune
 from paretune.cuts import Cuts, replay
 from paretune.errors import InfeasibleError, InputError, RecipeError
 from paretune.prune import Branch, Neighbours, removal_tree
-from paretune.prune._neighbours.units import Moments
+from paretune.prune._neighbours.units import Moments, by_weights
 from paretune.recipe import Context, parse_recipe
 from paretune.task import Task
 
@@ -266,3 +266,76 @@ def test_the_step(trained_task: Task):
         result = chosen.apply(trained_task.build(), trained_task, Context())
         assert json.dumps(result.details) and result.details["trees"]
         assert result.details["after"]["params"] < result.details["before"]["params"]
+
+
+def merged_without_loss(model, inputs):
+    """Merge the two units that are alike, and return how they compare."""
+    analysis = prune.analyze(model, inputs[:1])
+    alike = by_weights(analysis, analysis.groups[0])
+    made = prune.neighbours(model, inputs[:1], similarity=0.9999)
+    assert made.trees and torch.allclose(made.model(inputs), model(inputs), atol=1e-9)
+    return alike.similarity[0, 1], alike.scale[1, 0]
+
+
+PIXELS = torch.randn(16, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(("first", "second"), [(2.0, 2.0), (2.0, 1.0), (1.0, 3.0)])
+def test_a_depthwise_layer_makes_one_function_with_what_it_reads(first, second):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Conv2d(4, 5, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    ).double().eval()  # fmt: skip
+    with torch.no_grad():
+        model[0].weight[1] = first * model[0].weight[0]
+        model[2].weight[1] = second * model[2].weight[0]
+        model[2].bias[1] = first * second * model[2].bias[0]
+    similarity, scale = merged_without_loss(model, PIXELS)
+    assert similarity == pytest.approx(1) and scale == pytest.approx(first * second)
+
+
+def test_two_minus_signs_are_no_plus_behind_a_relu():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 5, 1), nn.Flatten(),
+        nn.Linear(180, 2),
+    ).double().eval()  # fmt: skip
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight[1], layer.bias[1] = -layer.weight[0], -layer.bias[0]
+    analysis = prune.analyze(model, PIXELS[:1])
+    assert by_weights(analysis, analysis.groups[0]).similarity[0, 1] < 0
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_every_maker_has_its_own_batch_norm(affine):
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1, bias=False)
+            self.norms = nn.ModuleList(
+                [nn.BatchNorm2d(4, affine=affine, momentum=None, eps=1e-30) for _ in range(2)]
+            )
+            self.out = nn.Conv2d(4, 5, 1)
+
+        def forward(self, x):
+            return self.out(torch.relu(self.norms[0](self.left(x)) + self.norms[1](self.right(x)))).mean((2, 3))
+
+    torch.manual_seed(0)
+    model = Sum().double()
+    with torch.no_grad():
+        model.left.weight[1], model.right.weight[1] = 3 * model.left.weight[0], 2 * model.right.weight[0]
+        model.left.bias[1] += 5  # which the running mean takes away again
+        model.train()(PIXELS)
+    similarity, scale = merged_without_loss(model.eval(), PIXELS)
+    assert similarity == pytest.approx(1) and scale == pytest.approx(1)
+
+
+def test_masked_weights_stay_zero_when_units_merge():
+    model = prune.weights(twins(), ratio=0.5, protect=["0"]).model
+    before = int((model[2].weight == 0).sum())
+    made = prune.neighbours(model, ROWS[:2], similarity=0.999)
+    zeros = int((made.model[2].weight == 0).sum())
+    kept = [place for place in range(8) if place not in {branch.unit for _, tree in made.trees for branch in tree}]
+    assert 0 < zeros == int((model[2].weight[:, kept] == 0).sum()) <= before

@@ -181,3 +181,28 @@ def test_a_damaged_manifest_is_refused():
         with pytest.raises(SurgeryError, match="no manifest of cuts"):
             Cuts.from_json(content | {"resolution": wrong})
     assert pickle.loads(pickle.dumps(content)) == content
+
+
+class Named(nn.Module):
+    """A model whose images have a name of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, pixels, scale: float = 1.0):
+        return self.net(pixels) * scale
+
+
+def test_callers_see_the_model_that_they_gave():
+    """The name of the input, keywords, pickle, the mode, and half precision."""
+    model = Named().train()
+    made = prune.resolution(model, IMAGES[:1], ratio=0.5).model
+    assert model.training and made.training
+    made.eval()
+    assert torch.equal(made(pixels=IMAGES), made(IMAGES, 1.0))
+    assert [value.name for value in export_onnx(made, IMAGES[:2]).graph.graph.input] == ["pixels"]
+    again = pickle.loads(pickle.dumps(made))
+    assert size_of(again) == (8, 8) and torch.equal(again(IMAGES), made(IMAGES))
+    half = made.to(torch.bfloat16)
+    assert half(IMAGES.bfloat16()).dtype == torch.bfloat16

@@ -201,3 +201,10 @@ def test_the_step():
     result = Sparse(strength=0.4, epochs=4, **PROXIMAL).apply(net(), task(), Context())
     assert json.dumps(result.details) and len(result.details["curve"]) == 4
     assert sum(row["zero"] for row in result.details["tensors"]) > 0
+
+
+def test_frozen_weights_are_not_shrunk():
+    model = net()
+    model[0].requires_grad_(False)
+    made = prune.sparse(model, task(), strength=1.0, proximal=True, **FIXED | {"epochs": 3})
+    assert torch.equal(made.model[0].weight, model[0].weight)

@@ -137,6 +137,7 @@ class Channels(Step):
 
     name: ClassVar[str] = "prune.channels"
     uses_data: ClassVar[tuple[str, ...]] = ("train",)
+    of_whole: ClassVar[bool] = True
 
     score: str | dict[str, dict[str, Any] | None] | None = None
     """A name that `paretune methods scores` lists, or with options `{taylor: {of: output}}`; by default
@@ -241,6 +242,7 @@ class Channels(Step):
             samples=self.samples,
             seed=context.seed,
             target=context.target,
+            whole=context.whole,
         )
 
     @property

@@ -50,6 +50,8 @@ class Ranked:
     """Channels of that layer that go with one bundle."""
     size: int
     """Bundles with those that must stay."""
+    went: int = 0
+    """Bundles that went in earlier rounds."""
 
 
 def rank(

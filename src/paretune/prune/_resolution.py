@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
-import torch
 from torch import nn
 
 from paretune._resized import resized, size_of
 from paretune.cuts import Cuts
 from paretune.data import call, shapes_of, tensors_of
 from paretune.errors import InfeasibleError, InputError, is_number
+from paretune.prune._capture.capture import evaluating
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._hand_over import hand_over
@@ -103,10 +103,10 @@ def _asked(size: Size | None, ratio: float | None, old: tuple[int, int]) -> tupl
 def _check_runs(model: nn.Module, smaller: nn.Module, example: Any, new: tuple[int, int]) -> None:
     """Raise an InfeasibleError where the model does not admit another size."""
     refused = f"prune.resolution: the model does not admit images of {new[0]}x{new[1]}"
-    with torch.no_grad():
-        whole = call(model.eval(), example)
+    with evaluating(model), evaluating(smaller):
+        whole = call(model, example)
         try:
-            seen = call(smaller.eval(), example)
+            seen = call(smaller, example)
         except Exception as error:  # whatever the user's code raises
             raise InfeasibleError(
                 f"{refused}: {(str(error) or type(error).__name__).splitlines()[0]}. It has fixed positions, or "
@@ -139,6 +139,8 @@ class Resolution(Step):
 
     name: ClassVar[str] = "prune.resolution"
     uses_data: ClassVar[tuple[str, ...]] = ("train",)
+    of_whole: ClassVar[bool] = True
+    ratio_stays: ClassVar[bool] = True
 
     size: int | tuple[int, int] | None = None
     """Height and width in pixels: [24, 24], or one number for both."""
@@ -155,7 +157,10 @@ class Resolution(Step):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Scale, and recalibrate batch norm."""
-        made = resolution(model, task.inputs(), size=self.size, ratio=self.ratio)
+        size, ratio = self.size, self.ratio
+        if context.whole is not None and ratio is not None:
+            size, ratio = _asked(None, ratio, _size(context.whole, task.inputs())), None
+        made = resolution(model, task.inputs(), size=size, ratio=ratio)
         hand_over(made.model, task, context, recalibrate=self.recalibrate)
         context.emit("pruned", {"before": made.before, "after": made.after, "widths": {}})
         details = {"before": made.before, "after": made.after, "size": list(size_of(made.model) or ())}

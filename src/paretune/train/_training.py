@@ -51,3 +51,15 @@ class Training:
                 f"{self.name}: warmup={self.warmup:g} must be less than epochs={self.epochs}: "
                 "the learning rate would never reach lr"
             )
+
+
+def refuse_patience(where: str, training: Training, until: str) -> None:
+    """Raise a RecipeError for `patience` in a training that has its effect only when it is complete.
+
+    until: what must have happened before it may end.
+    """
+    if training.patience is not None:
+        raise RecipeError(
+            f"{where}: patience={training.patience} could end the training before {until}; leave it out, and give "
+            "fewer epochs"
+        )

@@ -30,13 +30,13 @@ from paretune.measure import macs as count_macs
 from paretune.measure import parameters
 from paretune.prune._activations.compose import is_norm, layer_of, normed
 from paretune.prune._activations.flow import ACTIVATIONS, Flow, flow_of
-from paretune.prune._activations.fold import FOLDS, Folder
+from paretune.prune._activations.fold import EXACT, FOLDS, ROUGHLY, Folder
 from paretune.prune._activations.judge import Judge, Loss, difference, judge_of, outputs_of
 from paretune.prune._activations.lines import Sums
 from paretune.prune._capture.capture import evaluating, on_device_of, try_forward
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
-from paretune.prune._depth.blocks import calibration, passes
+from paretune.prune._depth.blocks import calibration, drawn, passes
 from paretune.prune._hand_over import hand_over, rows_of
 from paretune.prune._selection.selection import is_within
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
@@ -130,7 +130,7 @@ def activations(
     check_whole("prune.activations: seed", seed, least=0)
     wanted = Wanted(count=count, max_loss=max_loss, fold=fold, exact_border=exact_border, protect=protect)
     criterion = None if loss is None else Task(model=model, loss=loss).criterion()
-    return _linearised(model, example, wanted, list(calibration(data, samples, seed)()), criterion)
+    return _linearised(model, example, wanted, drawn(calibration(data, samples, seed)), criterion)
 
 
 def _linearised(
@@ -212,6 +212,10 @@ def activations_of(model: nn.Module, flow: Flow) -> tuple[list[str], Rows]:
         if name in flow.calls:
             reason = "PyTorch's fused path of this layer computes it without calling the module"
             rows.append((name, reason, "a layer of your own that calls it"))
+    twice = _under_two_names(model)
+    for name, other in twice.items():
+        if isinstance(model.get_submodule(name), ACTIVATIONS) and name in flow.calls:
+            rows.append((name, f"it is {other} too", "a module of its own for each name"))
     for name, module in model.named_modules():
         times = flow.times[name]
         if not isinstance(module, ACTIVATIONS) or name in flow.calls:
@@ -223,7 +227,15 @@ def activations_of(model: nn.Module, flow: Flow) -> tuple[list[str], Rows]:
         remedy = f"a module, made in __init__: self.{function} = nn.ReLU(), or the like"
         rows.append((f"{where}.{function}()".lstrip("."), "it is a function in the code of forward", remedy))
     able = [name for name in flow.calls if name and isinstance(model.get_submodule(name), ACTIVATIONS)]
-    return [name for name in able if name not in fused], tuple(rows)
+    return [name for name in able if name not in fused and name not in twice], tuple(rows)
+
+
+def _under_two_names(model: nn.Module) -> dict[str, str]:
+    """Return the first name of every module that is registered under several, and another of them."""
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    return {first: others[0] for first, *others in names.values() if others}
 
 
 def unprotected(where: str, able: Sequence[str], protect: Iterable[str], unprunable: Rows) -> list[str]:
@@ -352,9 +364,9 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 def _folded(
     trial: nn.Module, example: Any, inputs: Any, gone: Sequence[str], wanted: Wanted
 ) -> tuple[Folder, tuple[str, ...]]:
-    """Fold on a copy in float64, on the CPU: not every device has float64."""
-    work = copied(trial).cpu().double().eval()
-    example, inputs = (map_tensors(_in_double, value) for value in (example, inputs))
+    """Fold on a copy on the CPU, in float64 where the model runs in it."""
+    work, given, exact = _in_float64(trial, (example, inputs))
+    example, inputs = given
     with torch.no_grad():
         flow = flow_of(work, example)
         for name, zeros in (_zeros(work, flow, gone) if wanted.exact_border else {}).items():
@@ -363,13 +375,28 @@ def _folded(
             line.shift.copy_(
                 -line.scale * zeros
             )  # in float64 as well, or what is left of a bias forbids the merge
-        folder = Folder(work, flow, inputs, wanted.fold)
+        folder = Folder(work, flow, inputs, wanted.fold, exact)
         for name in gone:
             line = work.get_submodule(name)
             assert isinstance(line, Line)
             folder.specs[name] = ("line", {"channels": len(line.scale), "trailing": line.trailing})
         folder.take([name for name in flow.calls if name in gone])
     return folder, tuple(folder.notes)
+
+
+def _in_float64(trial: nn.Module, given: tuple[Any, Any]) -> tuple[nn.Module, tuple[Any, Any], float]:
+    """Return a copy in float64 with its inputs, and how exact a fold is there; code that turns its inputs into
+    float32 (`pixels.float() / 255`) keeps the type that it has."""
+    work = copied(trial).cpu().double().eval()
+    doubled = (map_tensors(_in_double, given[0]), map_tensors(_in_double, given[1]))
+    try:
+        with torch.no_grad():
+            call(work, doubled[1])
+    except Exception:  # whatever the user's code raises
+        work = copied(trial).cpu().eval()
+        plain = (map_tensors(torch.Tensor.cpu, given[0]), map_tensors(torch.Tensor.cpu, given[1]))
+        return work, plain, ROUGHLY
+    return work, doubled, EXACT
 
 
 def _in_double(tensor: Tensor) -> Tensor:
@@ -428,7 +455,7 @@ class Activations(Step):
         from paretune.train import task_loss
 
         data = task.data("train")
-        batches = list(passes(data, self.samples, context.seed)())
+        batches = drawn(passes(data, self.samples, context.seed))
         loss = None if any(target is None for _, target in batches) else task_loss(task)
         pruned = _linearised(model.to(context.device), task.inputs(), self._wanted(), batches, loss)
         hand_over(pruned.model, task, context, recalibrate=self.recalibrate)

@@ -28,8 +28,8 @@ from paretune.prune._activations.compose import Layer, composed, is_norm, layer_
 from paretune.prune._activations.flow import Flow
 from paretune.prune._activations.judge import difference, outputs_in_float64
 
-EXACT = 1e-10
-"""By how much outputs in float64 may differ, of the largest."""
+EXACT, ROUGHLY = 1e-10, 1e-4
+"""By how much outputs may differ, of the largest: in float64, and of a model that runs in its own type alone."""
 FOLDS = ("auto", "always")
 
 
@@ -63,6 +63,8 @@ class Folder:
     flow: Flow
     example: Any
     fold: str = "auto"
+    exact: float = EXACT
+    """By how much outputs may differ, of the largest."""
     gone: list[str] = field(default_factory=list)
     """Modules that a `Skip` stands for."""
     specs: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
@@ -104,10 +106,11 @@ class Folder:
                 links[name] = _Link(name, norm, after, self._behind.get(norm or name))
         chains: list[list[_Link]] = []
         for name, link in links.items():
-            if chains and chains[-1][-1].second == name:
-                chains[-1].append(link)
-            else:
+            before = next((chain for chain in chains if chain[-1].second == name), None)
+            if before is None:  # branches may run in turns: the chain is not always the last one begun
                 chains.append([link])
+            else:
+                before.append(link)
         return [chain for chain in chains if any(link.line for link in chain)]
 
     def _is_norm(self, name: str) -> bool:
@@ -262,7 +265,7 @@ class Folder:
 
     def _same(self) -> bool:
         try:
-            return difference(self.expected, outputs_in_float64(self.model, self.example)) <= EXACT
+            return difference(self.expected, outputs_in_float64(self.model, self.example)) <= self.exact
         except Exception:  # code around a removed module asks it for what it no longer has
             return False
 

@@ -32,7 +32,7 @@ from paretune.prune._activations.flow import flow_of
 from paretune.prune._capture.capture import evaluating, on_device_of, try_forward
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
-from paretune.prune._depth.blocks import calibration, passes
+from paretune.prune._depth.blocks import calibration, drawn, passes
 from paretune.prune._hand_over import hand_over, rows_of
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
 from paretune.task import Task
@@ -161,7 +161,7 @@ def activation_range(
     check_whole(f"{WHERE}: seed", seed, least=0)
     bounds = Bounds(low=low, high=high, quantiles=quantiles, threshold=threshold, learn=learn)
     protected = names_of(f"{WHERE}: protect", protect)
-    return _ranged(model, example, bounds, protected, list(calibration(data, samples, seed)()))
+    return _ranged(model, example, bounds, protected, drawn(calibration(data, samples, seed)))
 
 
 def _ranged(
@@ -304,7 +304,7 @@ class ActivationRange(Step):
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Measure, and put the ranges behind the activations."""
-        batches = list(passes(task.data("train"), self.samples, context.seed)())
+        batches = drawn(passes(task.data("train"), self.samples, context.seed))
         pruned = _ranged(model.to(context.device), task.inputs(), self._bounds(), self.protect, batches)
         hand_over(pruned.model, task, context, recalibrate=0)
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": {}})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import islice
@@ -21,8 +21,9 @@ from typing import Annotated, Any, ClassVar, final
 import torch
 from torch import nn
 
+from paretune._skip import Skip
 from paretune.cuts import Attribute, Cuts, replay
-from paretune.data import Batch, Data, split_batch
+from paretune.data import Batch, Data, kept_random_state, split_batch
 from paretune.errors import (
     InfeasibleError,
     InputError,
@@ -44,6 +45,7 @@ from paretune.prune._depth.residual import Block, find_blocks, skipped
 from paretune.prune._depth.timed import BlockTimes, until_fast
 from paretune.prune._hand_over import hand_over, rows_of
 from paretune.prune._selection.budget import Amount, target_amount
+from paretune.prune._selection.earlier import still_to_go
 from paretune.prune._selection.selection import is_within
 from paretune.prune._stopwatch import Stopwatch
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
@@ -108,6 +110,12 @@ def passes(data: Data, samples: int | None, seed: int) -> Batches:
     return lambda: data.batches(shuffle=None if samples is None else (seed, 0), limit=samples)
 
 
+def drawn(begin: Batches) -> list[Batch]:
+    """Return the batches of a pass; the random states stay as they were."""
+    with kept_random_state():
+        return list(begin())
+
+
 def _split(batch: Any) -> Batch:
     """Split a batch into inputs and target; a dict without a target is all inputs."""
     try:
@@ -127,6 +135,8 @@ class Choice:
     latency: float | str | None = None
     protect: Iterable[str] = ()
     inner: bool = False
+    went: int = 0
+    """Blocks that went in earlier rounds, which a ratio counts."""
 
     def __post_init__(self) -> None:
         given = [name for name in TARGETS if getattr(self, name) is not None]
@@ -334,7 +344,7 @@ def _asked(choice: Choice, pool: Sequence[Block]) -> int:
         which = f": {_list(pool)}" if pool else ", the others are protected"
         raise InputError(f"prune.blocks: count={choice.count}, and only {len(pool)} blocks can go{which}")
     if choice.ratio is not None:
-        return int(choice.ratio * len(pool) + 1e-9)
+        return still_to_go(choice.ratio, len(pool), choice.went)
     return len(pool) if choice.count is None else choice.count
 
 
@@ -363,6 +373,11 @@ def _until(
     return gone
 
 
+def _skipped(model: nn.Module) -> int:
+    """Return how many blocks went of a model."""
+    return sum(isinstance(module, Skip) for module in model.modules())
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Blocks(Step):
@@ -374,6 +389,7 @@ class Blocks(Step):
 
     name: ClassVar[str] = "prune.blocks"
     uses_data: ClassVar[tuple[str, ...]] = ("train",)
+    of_whole: ClassVar[bool] = True
 
     score: str = "similarity"
     """similarity, loss (a pass over the samples for every block, at each removal), or a score of weights."""
@@ -412,7 +428,8 @@ class Blocks(Step):
         return self.latency is not None
 
     def _choice(self) -> Choice:
-        return Choice(**{field.name: getattr(self, field.name) for field in fields(Choice)})
+        own = {field.name for field in fields(self)}
+        return Choice(**{field.name: getattr(self, field.name) for field in fields(Choice) if field.name in own})
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Find the blocks, order them, remove some, and recalibrate batch norm."""
@@ -420,7 +437,8 @@ class Blocks(Step):
 
         data = task.data("train")
         judge = judge_of(self.score, passes(data, self.samples, context.seed), task_loss(task))
-        pruned, scores = _prune(model.to(context.device), task.inputs(), self._choice(), judge, context.target)
+        choice = replace(self._choice(), went=_skipped(model) - _skipped(context.whole or model))
+        pruned, scores = _prune(model.to(context.device), task.inputs(), choice, judge, context.target)
         hand_over(pruned.model, task, context, recalibrate=self.recalibrate)
         removed = [gone.module for gone in pruned.cuts.removed]
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": {}, "removed": removed})

@@ -19,7 +19,8 @@ from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Step, amount
 KEPT = ("macs", "params", "size", "latency")
 """Fields of a step that say which fraction stays."""
 SPLIT = (*KEPT, "ratio", "count")
-"""Fields whose value can be reached in rounds: `ratio` says which fraction goes, `count` how many."""
+"""Fields whose value can be reached in rounds: `ratio` says which fraction goes (with `Step.ratio_stays`, which
+stays), `count` how many go."""
 LISTED = (*SPLIT, "threshold", "similarity")
 """Fields that a list of amounts may set."""
 
@@ -35,6 +36,8 @@ class Way:
     """True where the step wants it as text: "0.5x"."""
     cumulative: bool = False
     """True where the amounts are of the model that came in, whatever an earlier cut took."""
+    stays: bool = True
+    """True where the value says what stays; where it says what goes, False."""
 
     def amounts(self, parts: Sequence[float]) -> list[Any]:
         """Return the value of the field for every cut; parts: the share of the way of each, with the sum 1."""
@@ -42,11 +45,11 @@ class Way:
         if self.field == "count":
             counts = [round(self.value * part) for part in reached]
             return counts if self.cumulative else [new - old for old, new in pairwise((0, *counts))]
-        left = 1 - self.value if self.field == "ratio" else self.value
+        left = self.value if self.stays else 1 - self.value
         kept = [left**part for part in reached]
         if not self.cumulative:
             kept = [new / old for old, new in pairwise((1.0, *kept))]
-        found = [round(1 - fraction if self.field == "ratio" else fraction, 12) for fraction in kept]
+        found = [round(fraction if self.stays else 1 - fraction, 12) for fraction in kept]
         return [f"{value}x" if self.text else value for value in found]
 
 
@@ -91,4 +94,10 @@ def way_of(step: Step) -> Way:
             "that is "
             f"left in the end ({name}: 0.5), or amounts, one for each round"
         )
-    return Way(name, number, text=name == "latency", cumulative=step.cumulative)
+    return Way(
+        name,
+        number,
+        text=name == "latency",
+        cumulative=step.cumulative or (name == "ratio" and step.of_whole),
+        stays=name != "ratio" or step.ratio_stays,
+    )

@@ -32,7 +32,7 @@ from paretune.cuts import Cuts, replay
 from paretune.decision import decide
 from paretune.errors import TaskError
 from paretune.evaluation import evaluate
-from paretune.prune._capture.given import given, require_values
+from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._iterative.plan import Rounds, StepSpec, cut_in_half, four_epochs
 from paretune.prune._iterative.teachers import teacher_of
 from paretune.prune._iterative.timing import timed
@@ -92,8 +92,8 @@ def iterative(
         amounts=None if amounts is None else tuple(amounts), teacher=teacher, rewind_weights=rewind_weights,
         max_drop=max_drop, keep=keep, one_shot=one_shot, latency=latency,
     )  # fmt: skip
-    model = given(model)
-    require_values(model)
+    require_values(given(model))
+    model = copied(model)
     _check(plan, task)
     start = _Start(model, task, context or Context())
     first = start.judged(model, State(model.state_dict()), {"round": 0})
@@ -159,8 +159,10 @@ def _rounds(plan: Rounds, start: _Start, first: _Turn, name: str) -> list[_Turn]
     """Do the rounds one after the other, each from where the last one ended, until one loses too much."""
     turns: list[_Turn] = []
     for number, steps in enumerate(plan.steps(), start=1):
+        teacher = start.context.teacher
+        guide = None if teacher is None else digest(teacher.state_dict())
         key = hashlib.sha256(
-            json.dumps([digest(first.state.tensors), plan.to_json(), start.context.seed]).encode()
+            json.dumps([digest(first.state.tensors), guide, plan.to_json(), start.context.seed]).encode()
         )
         saved = _Saved(start, f"{name}-{number:02}-{key.hexdigest()[:16]}")
         turns.append(saved.load() or saved.save(_round(plan, start, steps, number, first, turns, saved.folder)))
@@ -178,13 +180,11 @@ def _round(
     before = turns[-1] if turns else first
     student, cuts, notes = copy.deepcopy(before.model), before.state.cuts, list[str]()
     for index, step in enumerate(steps):
-        own = dataclasses.replace(context, folder=folder and folder / f"cut-{index + 1}")
+        own = dataclasses.replace(context, folder=folder and folder / f"cut-{index + 1}", whole=start.model)
         made = step.apply(student, task, own)
         student, cuts, notes = made.model, (*cuts, *made.cuts), [*notes, *made.notes]
     if plan.rewind_weights:
-        student = copy.deepcopy(start.model)
-        for manifest in cuts:
-            student = replay(student, manifest)
+        student = _rewound(start.model, student, cuts)
         recalibrate_batch_norm(
             student, task.data("train"), augment=task.augment, seed=context.seed, device=context.device
         )
@@ -206,6 +206,21 @@ def _round(
     details = {"curve": recovered.details.get("curve", []), "record": record}
     state = State(recovered.model.state_dict(), cuts, (*notes, *recovered.notes), details)
     return start.judged(recovered.model, state, record)
+
+
+def _rewound(start: nn.Module, student: nn.Module, cuts: Sequence[Cuts]) -> nn.Module:
+    """Return the cut model with the weights that it came in with; what cuts made anew (merged layers) stays."""
+    model = copy.deepcopy(start)
+    for manifest in cuts:
+        model = replay(model, manifest)
+    places = {gone.module for manifest in cuts for gone in manifest.replaced}
+    made = {
+        name: tensor
+        for name, tensor in student.state_dict().items()
+        if any(name.startswith(f"{place}.") for place in places)
+    }
+    model.load_state_dict(model.state_dict() | made)
+    return model
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ class Places:
         """How many gates there are."""
         return self.starts[-1]
 
+    @property
+    def labels(self) -> dict[str, int]:
+        """How many gates each group has, by its label."""
+        return {g.label: b - a for g, a, b in zip(self.groups, self.starts, self.starts[1:], strict=False)}
+
     def spans(self) -> list[slice]:
         """Return for every group where its gates lie."""
         return [slice(a, b) for a, b in zip(self.starts, self.starts[1:], strict=False)]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from paretune import masks
 from paretune.cuts import replay
 from paretune.errors import InputError, RecipeError, check_whole, is_number, nearest
 from paretune.prune._analysis import Analysis, analyze, only, require_groups
@@ -32,6 +33,7 @@ from paretune.prune._neighbours.tree import Branch, removal_tree
 from paretune.prune._neighbours.units import Likeness, by_activations, by_weights, importance_of
 from paretune.prune._probe import cut_what_can_be
 from paretune.prune._ranking import anchors
+from paretune.prune._selection.earlier import still_to_go, went_of
 from paretune.prune._selection.selection import unprotected
 from paretune.prune._surgery.surgery import kept
 from paretune.recipe import Context, Range, Step, StepResult, check_ranges
@@ -89,13 +91,15 @@ class Walk:
                 "prune.neighbours: remove='below' needs similarity=, the likeness below which it spreads"
             )
 
-    def tree(self, importance: NDArray[np.float64], alike: Likeness, stays: NDArray[np.bool_]) -> list[Branch]:
-        """Return what goes of one group."""
+    def tree(
+        self, importance: NDArray[np.float64], alike: Likeness, stays: NDArray[np.bool_], went: int = 0
+    ) -> list[Branch]:
+        """Return what goes of one group, of which so many units went in earlier rounds."""
         how: dict[str, Any] = {"joined": alike.joined, "stays": stays, "remove": self.remove}
         if self.similarity is not None:
             return removal_tree(importance, alike.similarity, self.similarity, **how)
         assert self.ratio is not None
-        most = int(self.ratio * len(importance) + 1e-9)
+        most = still_to_go(self.ratio, len(importance), went)
         levels = np.unique(alike.similarity)[::-1]
         low, high = 0, len(levels)  # the largest likeness at which so many are redundant
         while low < high:
@@ -121,6 +125,7 @@ def neighbours(
     samples: int | None = None,
     seed: int = 0,
     form: str = "auto",
+    whole: nn.Module | None = None,
 ) -> Merged:
     """Remove units of a copy of a model that others can stand for; the model that is given is not changed.
 
@@ -138,6 +143,7 @@ def neighbours(
     protect: layers, by name or glob, that keep the units they make.
     structures: some of `prune.STRUCTURES`; channels and neurons where none is named.
     form: as `prune.channels` takes it.
+    whole: the model before earlier rounds, of which a ratio is to be gone after this one.
     """
     walk = Walk(similarity=similarity, ratio=ratio, remove=remove, of=of, merge=merge)
     check_form(form)
@@ -154,20 +160,20 @@ def neighbours(
 
     def choose(analysis: Analysis) -> Selection:
         found.clear()
-        return _choose(analysis, walk, protect, found, likenesses, data=data, samples=samples, seed=seed)
+        return _choose(analysis, walk, protect, found, likenesses, whole, data=data, samples=samples, seed=seed)
 
     analysis, _, pruned = cut_what_can_be(analysis, choose, form)
     if merge:
-        whole = copied(analysis.model)
-        _merge(analysis, whole, found, likenesses)
-        pruned = replace(pruned, model=_cut_again(whole, pruned))
+        merged = copied(analysis.model)
+        _merge(analysis, merged, found, likenesses)
+        pruned = replace(pruned, model=_cut_again(merged, pruned))
     values = {field.name: getattr(pruned, field.name) for field in fields(Pruned)}
     return Merged(**values, trees=tuple((name, tuple(tree)) for name, tree in found.items() if tree))
 
 
-def _cut_again(whole: nn.Module, pruned: Pruned) -> nn.Module:
+def _cut_again(merged: nn.Module, pruned: Pruned) -> nn.Module:
     """Return the model cut as it was, over other weights; what was folded is folded in them already."""
-    return replay(whole, replace(pruned.cuts, folded=(), base=())).train(pruned.model.training)
+    return replay(merged, replace(pruned.cuts, folded=(), base=())).train(pruned.model.training)
 
 
 def _choose(
@@ -176,6 +182,7 @@ def _choose(
     protect: Iterable[str],
     found: dict[str, list[Branch]],
     likenesses: dict[str, Likeness],
+    whole: nn.Module | None,
     **how: Any,
 ) -> Selection:
     """Return what goes of every group, and note the trees."""
@@ -196,7 +203,8 @@ def _choose(
                 continue
             alike = moments[index].likeness(alike.joined)
         likenesses[group.label] = alike
-        found[group.label] = walk.tree(values, alike, stays[group.blocks[0]])
+        went = went_of(analysis, group, len(values), whole)
+        found[group.label] = walk.tree(values, alike, stays[group.blocks[0]], went)
         removed.append(group.blocks[0][[branch.unit for branch in found[group.label]]])
     units = np.concatenate(removed) if removed else np.empty(0, np.int64)
     keep = analysis.keep(units)
@@ -213,12 +221,14 @@ def _merge(
 ) -> None:
     """Let what reads a removed unit read its nearest survivor, in place; the removed columns stay as they were."""
     groups = [group for group in analysis.groups if found.get(group.label)]
+    held = masks.masked(model)
     for part in parts_of(analysis.couplings, groups, analysis.couplings.reads):
         label = groups[part.group].label
-        _take_over(model, part, found[label], likenesses[label])
+        zeros_stay = part.slice.tensor in held
+        _take_over(model, part, found[label], likenesses[label], zeros_stay=zeros_stay)
 
 
-def _take_over(model: nn.Module, part: Part, tree: Sequence[Branch], alike: Likeness) -> None:
+def _take_over(model: nn.Module, part: Part, tree: Sequence[Branch], alike: Likeness, *, zeros_stay: bool) -> None:
     tensor = tensor_of(model, part.slice.tensor).detach()
     block = tensor.chunk(part.blocks)[part.block] if part.blocks > 1 else tensor
     rows = block.movedim(part.slice.axis, 0)
@@ -226,7 +236,8 @@ def _take_over(model: nn.Module, part: Part, tree: Sequence[Branch], alike: Like
     for branch in tree:
         if branch.into is not None and branch.unit in places and branch.into in places:
             source, target = places[branch.unit], places[branch.into]
-            rows[target] += float(alike.scale[branch.unit, branch.into]) * rows[source]
+            given = float(alike.scale[branch.unit, branch.into]) * rows[source]
+            rows[target] += given * (rows[target] != 0) if zeros_stay else given
 
 
 @final
@@ -240,6 +251,7 @@ class Neighbours(Step):
 
     name: ClassVar[str] = "prune.neighbours"
     uses_data: ClassVar[tuple[str, ...]] = ("train",)
+    of_whole: ClassVar[bool] = True
 
     similarity: Annotated[float | None, Range(-1.0, 1.0)] = None
     """Units more alike than this to a more important one go."""
@@ -279,7 +291,8 @@ class Neighbours(Step):
         """Compare, remove, merge, and recalibrate batch norm."""
         how = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "recalibrate"}
         data = task.data("train") if self.of == "activations" else None
-        pruned = neighbours(model.to(context.device), task.inputs(), data=data, seed=context.seed, **how)
+        how |= {"data": data, "seed": context.seed, "whole": context.whole}
+        pruned = neighbours(model.to(context.device), task.inputs(), **how)
         hand_over(pruned.model, task, context, recalibrate=self.recalibrate)
         context.emit("pruned", {"before": pruned.before, "after": pruned.after, "widths": pruned.widths})
         trees = [{"group": name, "removed": [asdict(branch) for branch in tree]} for name, tree in pruned.trees]

@@ -18,7 +18,7 @@ from paretune.prune._analysis import Analysis
 from paretune.prune._couplings.couplings import arguments
 from paretune.prune._couplings.groups import Group
 from paretune.prune._couplings.operators import operator_of
-from paretune.prune._couplings.parts import Part, arranged, arranged_samples, makers, norms, parts_of, tensor_of
+from paretune.prune._couplings.parts import Part, arranged, arranged_samples, makers, parts_of, tensor_of
 from paretune.prune._evidence.batches import reader
 from paretune.prune._evidence.collect import Run, input_of
 from paretune.prune._float64 import in_float64
@@ -52,29 +52,59 @@ def importance_of(analysis: Analysis, group: Group) -> Values:
 def by_weights(analysis: Analysis, group: Group) -> Likeness:
     """Compare the weights that make the units, with their biases and what a batch norm behind makes of both.
 
-    A unit is the function x -> slope * (w x + b - mean) + shift; units whose weights are the same but for a factor
-    give the same but for that factor, also behind a ReLU.
+    A unit is the function x -> slope (w x + b - mean) + shift; units whose weights are the same but for a positive
+    factor give the same but for that factor, also behind a ReLU. A depthwise convolution reads the unit that it
+    makes: the two layers make one function, of the products of their weights, so that inner products multiply.
     """
     count = group.blocks.size
-    columns, made = [], []
+    inner = torch.zeros(count, count, dtype=torch.float64)
+    made: list[NDArray[np.bool_]] = []
+    alone = True
     for where in makers([group]):
+        depthwise = _is_depthwise(where.node) and len(made) > 0 and alone
         for piece in parts_of(analysis.couplings, [group], [where]):
-            rows = arranged(piece, tensor_of(analysis.model, where.tensor).detach(), matrix=True).flatten(1)
-            columns.append(_spread(in_float64(rows), piece, count))
+            rows, shift = _function(analysis, piece)
+            rows, shift = _spread(rows, piece, count), _spread(shift, piece, count)
+            own = rows @ rows.T
+            inner = _product(inner, own) if depthwise else inner + own
+            inner = inner + shift @ shift.T
             made.append(np.isin(np.arange(count), piece.units))
-            bias = _bias(analysis, piece)
-            if bias is not None:
-                columns.append(_spread(bias, piece, count))
-    vectors = torch.cat(columns, dim=1)
-    if len(makers([group])) == 1:
-        vectors = _behind_norm(analysis, group, vectors)
-    length = vectors.norm(dim=1)
-    unit = vectors / length.clamp_min(1e-30)[:, None]
-    cosine = (unit @ unit.T).clamp(-1, 1)
-    scale = cosine.clamp_min(0) * length[:, None] / length.clamp_min(1e-30)  # the projection of i onto j
+            alone = alone and (depthwise or len(made) == 1)
+    length = inner.diagonal().clamp_min(0).sqrt().clamp_min(1e-30)
+    cosine = (inner / length[:, None] / length).clamp(-1, 1)
+    scale = cosine.clamp_min(0) * length[:, None] / length  # the projection of i onto j
     pattern = np.stack(made)
     joined = (pattern[:, :, None] == pattern[:, None, :]).all(0)
     return Likeness(cosine.numpy(), scale.numpy(), joined)
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """Return products that are positive only where both are: a ReLU between two layers tells a unit from
+    minus it."""
+    both = (first > 0) & (second > 0)
+    return torch.where(both, first * second, -(first * second).abs())
+
+
+def _is_depthwise(node: fx.Node) -> bool:
+    given = arguments(node)
+    weight = given.get("weight")
+    groups = given.get("groups", 1)
+    return isinstance(weight, fx.Node) and groups > 1 and tuple(weight.meta["val"].shape[:2]) == (groups, 1)
+
+
+def _function(analysis: Analysis, part: Part) -> tuple[Tensor, Tensor]:
+    """Return what a layer and the batch norm behind it make of what they read: (n, r) weights, (n, 1) or (n,
+    r) shift."""
+    rows = in_float64(arranged(part, tensor_of(analysis.model, part.slice.tensor).detach(), matrix=True)).flatten(
+        1
+    )
+    rows, bias = rows.cpu(), _bias(analysis, part)
+    shift = torch.zeros(len(rows), 1, dtype=torch.float64) if bias is None else bias.cpu()
+    norm = _norm_behind(analysis, part.slice.node)
+    if norm is None or part.blocks > 1 or part.positions.shape[1] > 1:
+        return rows, shift
+    slope, mean, added = (values[part.positions[:, 0]][:, None] for values in norm)
+    return rows * slope, slope * (shift - mean) + added
 
 
 def _spread(rows: Tensor, part: Part, count: int) -> Tensor:
@@ -94,25 +124,24 @@ def _bias(analysis: Analysis, part: Part) -> Tensor | None:
     return values[part.positions.to(values.device)]
 
 
-def _behind_norm(analysis: Analysis, group: Group, vectors: Tensor) -> Tensor:
-    """Return the vectors as the first batch norm behind the layer that makes them passes them on."""
-    for part in parts_of(analysis.couplings, [group], norms(analysis.couplings)):
-        given = arguments(part.slice.node)
-        vectors_of = [given.get(name) for name in ("weight", "bias", "running_mean", "running_var")]
-        nodes = [node for node in vectors_of if isinstance(node, fx.Node)]
-        if operator_of(part.slice.node) != "batch_norm" or len(nodes) < len(vectors_of):
+def _norm_behind(analysis: Analysis, layer: fx.Node) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return slope, mean and shift of the batch norm that reads a layer, (channels,) each, in float64."""
+    names = analysis.couplings.parameters
+    for node in layer.users:
+        given = arguments(node)
+        if operator_of(node) != "batch_norm" or given.get("input") is not layer:
             continue
-        if len(part.units) < len(vectors) or part.positions.shape[1] > 1:
-            continue
-        parameters = analysis.couplings.parameters
-        tensors = [tensor_of(analysis.model, parameters[node]) for node in nodes]
-        weight, bias, mean, var = (in_float64(tensor.detach()).cpu()[part.positions[:, 0]] for tensor in tensors)
-        slope = torch.zeros(len(vectors), dtype=torch.float64)
-        shift = torch.zeros_like(slope)
-        slope[torch.from_numpy(part.units)] = weight / (var + given["eps"]).sqrt()
-        shift[torch.from_numpy(part.units)] = bias - mean * weight / (var + given["eps"]).sqrt()
-        return torch.cat([vectors * slope[:, None], shift[:, None]], dim=1)
-    return vectors
+        found = {
+            name: in_float64(tensor_of(analysis.model, names[given[name]]).detach()).cpu()
+            for name in ("weight", "bias", "running_mean", "running_var")
+            if isinstance(given.get(name), fx.Node) and given[name] in names
+        }
+        if "running_mean" not in found or "running_var" not in found:
+            return None
+        mean, plain = found["running_mean"], torch.ones_like(found["running_mean"])
+        slope = found.get("weight", plain) / (found["running_var"] + given["eps"]).sqrt()
+        return slope, mean, found.get("bias", torch.zeros_like(mean))
+    return None
 
 
 class Moments:

@@ -27,7 +27,7 @@ from paretune.prune._sparse.gradual import Trained
 from paretune.recipe import Context, Range, StepResult
 from paretune.train import fit
 from paretune.train._schedule import rate
-from paretune.train._training import Training
+from paretune.train._training import Training, refuse_patience
 
 if TYPE_CHECKING:
     from paretune.task import Task
@@ -70,6 +70,7 @@ def greg(
     """
     check(grow, every, ceiling)
     settings = Training(**training)
+    refuse_patience("prune.greg", settings, "the factor has grown")
     goal = Goal(who="prune.greg", ratio=ratio, macs=macs, params=params)
     context = context or Context()
     made = channelwise(model, task, goal, protect=protect, structures=structures, form=form)
@@ -88,7 +89,8 @@ def greg(
 
     fitted = fit(
         made.model, task, **{name: getattr(settings, name) for name in training}, each_step=each_step,
-        objective_key=json.dumps({"greg": [grow, every, ceiling], "goal": vars(goal)}), keep_best=False,
+        objective_key=json.dumps({"greg": [grow, every, ceiling], "chosen": selection.removed.tolist()}),
+        keep_best=False,
         context=context,
     )  # fmt: skip
     return made.cut(
@@ -121,6 +123,10 @@ class Greg(TrainAndCut):
     """Steps of the optimizer after which it grows."""
     ceiling: Annotated[float, Range(0.0, 1e6, low_open=True)] = 10.0
     """The largest factor."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_patience("prune.greg", self, "the factor has grown")
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
         """Train and cut; the training's curve is in `details`."""

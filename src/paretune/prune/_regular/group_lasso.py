@@ -42,7 +42,8 @@ TINY = 1e-12
 
 def group_norms(slices: Slices) -> Tensor:
     """Return sum over channels sqrt(n) ||w||, a scalar with a gradient."""
-    return ((slices.squares() + TINY).sqrt() * slices.sizes.sqrt()).sum()
+    squares = slices.squares()
+    return ((squares + TINY).sqrt() * slices.sizes.to(squares.device).sqrt()).sum()
 
 
 def group_lasso(
@@ -81,7 +82,7 @@ def group_lasso(
 
     fitted = fit(
         made.model, task, **{name: getattr(settings, name) for name in training}, objective=objective,
-        objective_key=json.dumps({"group_lasso": strength, "channels": made.places.count}), keep_best=False,
+        objective_key=json.dumps({"group_lasso": strength, "channels": made.places.labels}), keep_best=False,
         context=context,
     )  # fmt: skip
     return made.cut(made.lowest, fitted, task, context, form=form, repair=repair, recalibrate=recalibrate)

@@ -80,7 +80,8 @@ def sparse(
 
     def each_step(step: int, steps: int) -> None:
         lr = rate(step - 1, steps, lr=settings.lr, warmup=warmup, schedule=settings.schedule)
-        soft_threshold([parameter.detach() for parameter in parameters], lr * strength)
+        free = [parameter.detach() for parameter in parameters if parameter.requires_grad]
+        soft_threshold(free, lr * strength)
 
     key = {"strength": strength, "norm": norm, "proximal": proximal, "penalised": list(chosen)}
     fitted = fit(

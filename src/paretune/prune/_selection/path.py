@@ -23,6 +23,8 @@ class Path:
     gone: Axis
     total: Axis
     """(moves,): units that are gone after the move, and all there are: of all groups, or of the group's kind."""
+    went: Axis
+    """(moves,): units of them that went in earlier rounds."""
     groups: int
 
     def counts(self, moves: int) -> list[int]:
@@ -51,13 +53,14 @@ def path_of(ranked: list[Ranked], multiple: int, kind: list[int] | None) -> Path
     kinds = np.array(kind or [0] * len(ranked), np.int64)
     parts = np.array([r.bundles.shape[1] for r in ranked], np.int64)
     sizes = np.array([r.size * len(r.group.blocks) for r in ranked], np.int64)
-    gone, total = np.zeros(len(group), np.int64), np.zeros(len(group), np.int64)
+    earlier = np.array([r.went * len(r.group.blocks) for r in ranked], np.int64)
+    gone, total, went = (np.zeros(len(group), np.int64) for _ in range(3))
     for each in np.unique(kinds):
         mine = kinds[group] == each
         gone[mine] = np.cumsum(((after - before) * parts[group])[mine])
-        total[mine] = sizes[kinds == each].sum()
+        total[mine], went[mine] = sizes[kinds == each].sum(), earlier[kinds == each].sum()
     order = np.argsort(gone / np.maximum(1, total), kind="stable")
-    return Path(group[order], before[order], after[order], gone[order], total[order], len(ranked))
+    return Path(group[order], before[order], after[order], gone[order], total[order], went[order], len(ranked))
 
 
 def stops_of(ranked: Ranked, multiple: int) -> Axis:

@@ -8,10 +8,12 @@ is then a search over one number. Of every axis that is cut at least one channel
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from paretune.errors import InfeasibleError, InputError, check_whole, is_number, names_of, nearest
 from paretune.prune._analysis import Analysis, require_groups
@@ -25,6 +27,7 @@ from paretune.prune._evidence.evidence import OF_SAMPLES, Score, evaluate, name_
 from paretune.prune._ranking import Ranked, by_makers, kinds, presence, rank, removed_units
 from paretune.prune._selection.budget import BUDGETS, Budget, budget, target_amount
 from paretune.prune._selection.by_clock import by_clock
+from paretune.prune._selection.earlier import still_to_go, went_of
 from paretune.prune._selection.knapsack import by_saving
 from paretune.prune._selection.path import Path, given_back, nearest_allowed, path_of, stops_of
 from paretune.prune._selection.spec import ScoreSpec, resolve_score
@@ -69,6 +72,7 @@ def select(
     samples: int | None = None,
     seed: int = 0,
     target: Target | None = None,
+    whole: nn.Module | None = None,
 ) -> Selection:
     """Choose the channels to remove; give exactly one of ratio, threshold, widths, macs, params, size and latency.
 
@@ -94,6 +98,7 @@ def select(
     combine: how the scores of coupled slices become one: mean, sum, max, or that of the first layer.
     data, loss: for scores that need them, as a Task takes `train` and `loss`; at most `samples` samples, drawn by
         `seed`, or all of them.
+    whole: the model before earlier rounds, of which a ratio is to be gone after this one.
     """
     if not isinstance(analysis, Analysis):
         raise InputError(
@@ -115,6 +120,7 @@ def select(
         ranked = by_saving(analysis, ranked, bound.counts)
     if (multiple > 1 or timed) and widths is None:
         ranked = [part for r in ranked for part in by_makers(analysis.couplings, r)]
+    ranked = [replace(r, went=went_of(analysis, r.group, r.size, whole)) for r in ranked]
     asked: list[int] | None = None
     if widths is not None:
         counts, multiple = by_widths(ranked, analysis, widths, unknown), 1
@@ -122,7 +128,7 @@ def select(
         asked = [int((r.scores <= threshold).sum()) for r in ranked]
         counts = nearest_allowed(ranked, asked, multiple)
     elif ratio is not None and scope == "local":
-        asked = [min(len(r.bundles), int(ratio * r.size + 1e-9)) for r in ranked]
+        asked = [min(len(r.bundles), still_to_go(ratio, r.size, r.went)) for r in ranked]
         counts = nearest_allowed(ranked, asked, multiple)
     elif timed:
         assert bound is not None
@@ -205,8 +211,9 @@ def to_target(
 
 def _by_ratio(ranked: list[Ranked], ratio: float, path: Path) -> tuple[list[int], list[int] | None]:
     """Return how many bundles go of each group, and how many were asked for where there are not so many."""
-    within = path.gone <= ratio * path.total + 1e-9
-    least = within.all() and (path.gone < np.floor(ratio * path.total)).all()  # every group is at its least
+    most = ratio * (path.total + path.went) - path.went
+    within = path.gone <= most + 1e-9
+    least = within.all() and (path.gone < np.floor(most)).all()  # every group is at its least
     return path.counts(int(within.sum())), [len(r.bundles) for r in ranked] if least else None
 
 

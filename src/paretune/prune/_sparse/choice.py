@@ -67,11 +67,18 @@ class Choice:
             raise InputError(f"prune.weights: n_m is of single weights, and unit={self.unit!r}; leave out unit")
         object.__setattr__(self, "n_m", tuple(pattern))
 
-    def gone(self, chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return for every tensor which of its weights go: bool, of its shape."""
+    def gone(self, chosen: Mapping[str, Tensor], *, average: bool = False) -> dict[str, Tensor]:
+        """Return for every tensor which of its weights go: bool, of its shape.
+
+        average: units are compared by their norm for each weight (l2: in root mean square), so that large ones do
+            not win by their size.
+        """
         if self.n_m is not None:
             return {name: ~_of_m(name, tensor, *self.n_m) for name, tensor in chosen.items()}
         found = {name: norms(tensor, self.unit, self.norm).cpu() for name, tensor in chosen.items()}
+        if average:
+            power = 1.0 if self.norm == "l1" else 0.5
+            found = {name: values / _sizes(chosen[name], self.unit) ** power for name, values in found.items()}
         for name, values in found.items():
             if not bool(values.isfinite().all()):
                 raise RunError(f"prune.weights: '{name}' has weights that are not finite: look for NaN in them")

@@ -31,7 +31,7 @@ from paretune.prune._sparse.watch import Watched, raised, watch
 from paretune.prune._sparse.weights import chosen_of, counts_of, left_out, notes_of, rows_of
 from paretune.recipe import Context, Range, Step, StepResult
 from paretune.train import FitResult, fit
-from paretune.train._training import Training
+from paretune.train._training import Training, refuse_patience
 
 if TYPE_CHECKING:
     from paretune.task import Task
@@ -80,7 +80,7 @@ class Ramp:
     def due(self, step: int, steps: int) -> float | None:
         """Return the ratio that is to hold after a step, None where the masks stay as they are."""
         begin, end = self._span(steps)
-        if step < begin or step > end + self.every or (step % self.every and step not in (1, end)):
+        if step < begin or step > end or (step % self.every and step not in (1, end)):
             return None
         return self.ratio * at(self.ramp, step, begin, end)
 
@@ -130,6 +130,7 @@ def gradual(
         scope=scope,
     )  # fmt: skip
     settings = Training(**training)
+    refuse_patience("prune.gradual", settings, "the ramp has reached its ratio")
     model = given(model)
     require_values(model)
     folded = parametrized(model)
@@ -172,9 +173,11 @@ def choose(plan: Ramp, due: float, progress: float, watched: Mapping[str, Watche
     """Choose anew which weights are in, at the ratio that is due; progress: of the ramp, in [0, 1]."""
     exchanged = CRITERIA[plan.criterion].exchanged
     first = raised(due, exchanged, progress)
-    gone = plan.choice(first).gone(_importances(watched))
+    moved = plan.criterion == "movement"  # a score has no zero that a sum over more weights could start from
+    gone = plan.choice(first).gone(_importances(watched), average=moved)
     if first > due:
-        gone = plan.choice(due).gone({name: _grown(~gone[name], tensor) for name, tensor in watched.items()})
+        growing = {name: _grown(~gone[name], tensor) for name, tensor in watched.items()}
+        gone = plan.choice(due).gone(growing, average=True)
     for name, tensor in watched.items():
         tensor.choose(~gone[name])
 
@@ -230,6 +233,7 @@ class Gradual(Training, Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_patience("prune.gradual", self, "the ramp has reached its ratio")
         Ramp(**{name: getattr(self, name) for name in Ramp.__dataclass_fields__})
 
     def apply(self, model: nn.Module, task: Task, context: Context) -> StepResult:
