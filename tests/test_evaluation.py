@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from paretune.data import Data
-from paretune.errors import TaskError
+from paretune.errors import DataError, RunError, TaskError
 from paretune.evaluation import evaluate
 from paretune.metrics import resolve
 from paretune.statistics import wilson
+from paretune.task import Task
 
 LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 0.5]])
 LABELS = torch.tensor([0, 1, 1, 1])
@@ -71,3 +72,20 @@ def test_json_is_the_metric_of_the_summary():
     content = evaluate(identity, data(), resolve("accuracy")).to_json()
     assert list(content) == ["name", "value", "low", "high", "n", "greater_is_better", "fraction"]
     assert content["name"] == "accuracy" and content["n"] == 4
+
+
+def test_outputs_that_are_nan_are_told_and_not_ranked():
+    rows = torch.randn(32, 4)
+    rows[3, 2] = float("nan")
+    model = torch.nn.Linear(4, 3)
+    data = (rows, torch.arange(32) % 3)
+    given = Task(name="rows", model=lambda: model, train=data, val=data)
+    with pytest.raises(
+        DataError, match=r"1 of 32 outputs on a batch of task.val are NaN, and so are some of its inp"
+    ):
+        evaluate(model, given.data("val"), given.resolved_metric())
+    with torch.no_grad():
+        model.weight.fill_(float("nan"))
+    rows[3, 2] = 0.0
+    with pytest.raises(RunError, match="have diverged"):
+        evaluate(model, given.data("val"), given.resolved_metric())

@@ -140,3 +140,56 @@ def test_groups_say_what_can_go_with_them():
     # one channel stays: 7 of 8 take 7/8 of both convolutions, 15 of 16 that of the second and of the classifier
     assert groups["0"]["macs"] == 9 * 64 * 7 * (1 + 16) and groups["0"]["params"] == 9 * 7 * (1 + 16)
     assert groups["2"]["params"] == 15 * (9 * 8 + 4)
+
+
+def images_task():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+    )  # fmt: skip
+    images = torch.randn(32, 3, 8, 8)
+    data = (images, (images[:, 0, 0, 0] > 0).long())
+    return Task(name="images", model=lambda: model, train=data, val=data, batch_size=16)
+
+
+@pytest.mark.parametrize(
+    ("step", "macs"),
+    [
+        ({"prune.resolution": {"ratio": 0.5}}, 16 * (27 * 8 + 72 * 8) + 16),
+        ({"prune.neighbours": {"ratio": 0.5}}, 64 * (27 * 4 + 36 * 4) + 8),
+        ({"prune.group_lasso": {"ratio": 0.5}}, None),
+        ({"prune.greg": {"macs": 0.5}}, None),
+        ({"prune.learned": {"macs": 0.5}}, None),
+        ({"prune.iterative": {"prune": {"prune.channels": {"macs": 0.4}}}}, None),
+        ({"prune.iterative": {"prune": {"prune.resolution": {"ratio": 0.5}}}}, 16 * (27 * 8 + 72 * 8) + 16),
+        ({"prune.activations": {"count": 2}}, None),
+    ],
+)
+def test_what_every_step_that_cuts_leaves(step, macs):
+    checked = check(parse_recipe({"steps": [step]}), images_task())
+    (entry,) = checked["steps"]
+    whole = 64 * (27 * 8 + 72 * 8) + 16
+    assert checked["ok"] and checked["model"]["macs"] == whole
+    if macs is not None:
+        assert entry["after"]["macs"] == macs
+    elif "prune.activations" in step:  # two 3x3 layers as one would take more: nothing to gain
+        assert entry["after"]["macs"] == whole
+    else:
+        assert 0.2 * whole < entry["after"]["macs"] <= 0.55 * whole
+        assert "of the MACs" in entry["gains"]
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ({"prune.weights": {"threshold": 99}}, "every weight would go"),
+        ({"prune.weights": {"n_m": [3, 7]}}, "m=7 must divide"),
+        ({"prune.weights": {"ratio": 0.5, "protect": ["zz"]}}, "'zz' matches nothing"),
+        ({"prune.greg": {"macs": 0.00001}}, "macs=1e-05"),
+        ({"prune.group_lasso": {"ratio": 0.5, "protect": ["*"]}}, "protect"),
+    ],
+)
+def test_a_step_that_cannot_be_done_is_told_before_it_runs(step, said):
+    checked = check(parse_recipe({"steps": [step]}), images_task())
+    assert not checked["ok"] and said in checked["steps"][0]["problem"]

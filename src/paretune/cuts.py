@@ -6,7 +6,7 @@ pruned module from the user's own factory, without torch.export and without the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -170,15 +170,21 @@ def _size(value: Any) -> tuple[int, int] | None:
     return height, width
 
 
-def replay(model: nn.Module, cuts: Cuts) -> nn.Module:
+def replay(model: nn.Module, cuts: Cuts | Sequence[Cuts]) -> nn.Module:
     """Apply a manifest to a fresh model, in place, and return it; in form "graph", return what runs in its place.
 
+    cuts: one manifest, or several that were made one after the other, which are applied in that order.
     A model of another architecture is refused before anything is changed: the error names the first tensor
     that is missing or has another shape.
     """
     import torch
 
+    if isinstance(cuts, list | tuple) and all(isinstance(each, Cuts) for each in cuts):
+        for each in cuts:
+            model = replay(model, each)
+        return model
     _check_given(model, cuts)
+    assert isinstance(cuts, Cuts)
     with torch.inference_mode(False):  # parameters that are made in it could never be trained
         return _replayed(model, cuts)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paretune.errors import TaskError
+from paretune.data import tensors_of
+from paretune.errors import DataError, RunError, TaskError
 from paretune.measurement import Evaluation
 from paretune.metrics import Metric, main_output
 from paretune.statistics import metric_interval
@@ -36,6 +37,7 @@ def evaluate(
             if target is None:
                 raise TaskError(f"task.{data.name} yields no target, and {metric.name} needs one")
             output = run(inputs)
+            _refuse_nan(output, inputs, data.name)
             try:
                 rows.append(metric.rows(output, target).cpu().numpy())
             except (RuntimeError, IndexError) as error:
@@ -71,6 +73,20 @@ def _value(metric: Metric, table: np.ndarray, split: str) -> float:
             f"task.metric '{metric.name}' failed on the outputs and targets of task.{split}: "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _refuse_nan(output: Any, inputs: Any, split: str) -> None:
+    """Raise an error where the first output has NaN: a metric would rank it as if it meant something."""
+    import torch
+
+    seen = main_output(output)
+    if not isinstance(seen, torch.Tensor) or not seen.is_floating_point() or not bool(seen.isnan().any()):
+        return
+    samples = int(seen.flatten(1).isnan().any(dim=1).sum()) if seen.ndim > 1 else int(seen.isnan().sum())
+    told = f"{samples} of {len(seen)} outputs on a batch of task.{split} are NaN"
+    if any(t.is_floating_point() and bool(t.isnan().any()) for t in tensors_of(inputs)):
+        raise DataError(f"{told}, and so are some of its inputs: replace or leave out the samples with NaN")
+    raise RunError(f"{told}: the weights have diverged or a scale is out of range; train with a smaller lr")
 
 
 def _classes(output: Any, target: Any, metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

@@ -2,7 +2,8 @@
 
 Shapes, multiply-accumulates and parameters after a cut are exact, for the cut is made on a copy. Which channels go
 depends on the weights: where the recipe trains first, a global ratio may spread over the layers in another way
-than on the untrained weights seen here. Nothing is said of latency or accuracy: those are measured, not predicted.
+than on the untrained weights seen here. A step that trains and then cuts is foreseen by a cut of the smallest
+weights to the same goal. Nothing is said of latency or accuracy: those are measured, not predicted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from paretune.task import Task, load_task
 if TYPE_CHECKING:
     from torch import nn
 
-    from paretune.prune import Blocks, Channels
+    from paretune.prune import Channels
 
 FLOAT_BYTES, INT8_BYTES = 4, 1
 Row = dict[str, Any]
@@ -108,23 +109,83 @@ def _cut(step: Channels, model: nn.Module, task: Task, context: Context) -> tupl
     return pruned.model, entry | _gains(before, after, pruned.notes), shapes
 
 
-def _skip(step: Blocks, model: nn.Module, task: Task, context: Context) -> tuple[nn.Module, Row, Shapes]:
-    """Return the same where whole blocks go; layers of removed blocks have no shape that is left."""
+def _applied(step: Step, model: nn.Module, task: Task, context: Context) -> tuple[nn.Module, Row, Shapes]:
+    """Return the same of a step that trains nothing, which is done on a copy; layers that go have no shape
+    left."""
     from paretune.prune import analyze
 
     before = _costs(model, task, FLOAT_BYTES)
     entry = _entry(step, before)
+    quick = {name: value for name, value in QUICK.items() if hasattr(step, name)}
     try:
-        result = replace(step, recalibrate=0).apply(copy.deepcopy(model), task, context)
+        result = replace(step, **quick).apply(copy.deepcopy(model), task, context)  # type: ignore[type-var]
+        left = {row["layer"]: row["shape"] for row in analyze(result.model, task.inputs()).table()}
+        shapes: Shapes = {row["layer"]: left.get(row["layer"]) for row in analyze(model, task.inputs()).table()}
     except (InfeasibleError, InputError) as error:
         return model, entry | _problem(error), {}
     after = _costs(result.model, task, FLOAT_BYTES)
-    left = {row["layer"]: row["shape"] for row in analyze(result.model, task.inputs()).table()}
-    shapes: Shapes = {row["layer"]: left.get(row["layer"]) for row in analyze(model, task.inputs()).table()}
-    return result.model, entry | _gains(before, after, result.notes) | {"ceiling": after}, shapes
+    gains = _gains(before, after, result.notes)
+    if before == after:
+        gains["gains"] = UNSHAPED.get(step.name, NOTHING)
+    return result.model, entry | gains | {"ceiling": after}, shapes
 
 
-_CUTS: dict[str, Callable[..., tuple[nn.Module, Row, Shapes]]] = {"prune.channels": _cut, "prune.blocks": _skip}
+QUICK = {"recalibrate": 0, "samples": 64}
+"""What a step does less of where it is only foreseen."""
+NOTHING = "no MACs and no bytes; at most the accuracy that was lost"
+UNSHAPED = {
+    "train": "no MACs and no bytes; accuracy",
+    "prune.weights": "zeros, which no dense runtime skips: bytes once the file is packed",
+    "prune.gradual": "zeros, which no dense runtime skips: bytes once the file is packed",
+    "prune.sparse": "small weights or zeros, which no dense runtime skips: bytes once the file is packed",
+    "prune.activation_range": "no MACs and no bytes; a range that is easier to quantize",
+}
+
+
+def _cut_in_the_end(step: Any, model: nn.Module, task: Task, context: Context) -> tuple[nn.Module, Row, Shapes]:
+    """Return the same of a step that trains before it cuts: foreseen by a cut of the smallest weights."""
+    from paretune.prune import Channels
+
+    goal = {name: getattr(step, name) for name in ("ratio", "macs", "params") if getattr(step, name) is not None}
+    cut = Channels(**goal, protect=step.protect, structures=step.structures, form=step.form, score="l1", repair=0)
+    made, entry, shapes = _cut(cut, model, task, context)
+    if any("what is protected is all" in note for note in entry["notes"]):
+        entry |= _problem(InfeasibleError(f"{step.name}: all channels are protected; protect fewer"))
+    return made, _named(entry, step), shapes
+
+
+def _rounds(step: Any, model: nn.Module, task: Task, context: Context) -> tuple[nn.Module, Row, Shapes]:
+    """Return the same of rounds of a cut: where all of them end."""
+    from paretune.recipe import step_of
+
+    whole = [step_of(step.prune, step.name)] if step.amounts is None else [row[0] for row in step.steps()]
+    before = _costs(model, task, FLOAT_BYTES)
+    entry: Row = _named(_unshaped(step, model, task, before), step)
+    shapes: Shapes = {}
+    for each in whole:
+        if each.name not in _CUTS:
+            return model, _named(_unshaped(each, model, task, before), step), shapes
+        model, entry, more = _CUTS[each.name](each, model, task, context)
+        shapes |= more
+        if entry["problem"] is not None:
+            break
+    after = entry["after"]
+    gains = {} if entry["problem"] is not None or after == before else _gains(before, after, entry["notes"])
+    return model, _named(entry | gains, step), shapes
+
+
+def _named(entry: Row, step: Step) -> Row:
+    return entry | {"step": step.name}
+
+
+_CUTS: dict[str, Callable[..., tuple[nn.Module, Row, Shapes]]] = {
+    "prune.channels": _cut,
+    **dict.fromkeys(
+        ("prune.blocks", "prune.neighbours", "prune.resolution", "prune.activations", "prune.weights"), _applied
+    ),
+    **dict.fromkeys(("prune.group_lasso", "prune.greg", "prune.learned"), _cut_in_the_end),
+    "prune.iterative": _rounds,
+}
 
 
 def _entry(step: Step, before: Mapping[str, Any]) -> Row:
@@ -142,12 +203,10 @@ def _gains(before: Mapping[str, Any], after: Mapping[str, Any], notes: Sequence[
 
 def _unshaped(step: Step, model: nn.Module, task: Task, before: Mapping[str, Any]) -> Row:
     """Return the entry of a step that leaves shapes alone."""
-    after, gains = dict(before), "no MACs and no bytes; at most the accuracy that was lost"
+    after, gains = dict(before), UNSHAPED.get(step.name, NOTHING)
     if isinstance(step, GraphStep):
         after["weight_bytes"] = min(before["weight_bytes"], _costs(model, task, INT8_BYTES)["weight_bytes"])
         gains = f"at most {_percent(after, before, 'weight_bytes')} of the bytes of weights; MACs in integers"
-    elif step.name == "train":
-        gains = "no MACs and no bytes; accuracy"
     return {"step": step.name, "after": after, "ceiling": after, "gains": gains, "notes": [], "problem": None}
 
 

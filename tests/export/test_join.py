@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paretune import prune
 from paretune.export import export_onnx, session
 from paretune.export._join import join_nodes
 
@@ -110,3 +111,34 @@ def test_a_shape_that_is_read_elsewhere_stays() -> None:
     assert any(attribute.name == "axes" for attribute in resize.attribute)
     made = session(exported.graph.SerializeToString()).run(None, {"x": np.ones((3, 3, 8, 8), np.float32)})
     assert [each.shape for each in made] == [(3, 3, 4, 4), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("how", "operators"),
+    [
+        ({"low": -0.1, "high": 0.5, "learn": True}, ["Clip"]),
+        ({"high": 0.5, "learn": True}, ["Clip"]),
+        ({"low": -0.1, "learn": True}, ["Clip"]),
+        ({"threshold": 0.2}, ["Shrink"]),
+        ({"low": -0.1, "high": 0.5, "threshold": 0.2, "learn": True}, ["Clip", "Shrink"]),
+    ],
+)
+def test_a_range_is_one_node_for_each_of_its_parts(how: dict[str, float], operators: list[str]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 8)
+    x[0, :4] = torch.tensor([0.2, -0.2, 0.5, -0.1])  # the ends themselves
+    model = prune.activation_range(nn.Sequential(nn.Linear(8, 8), nn.GELU()).eval(), x, data=x, **how).model.eval()
+    graph = export_onnx(model, x).graph
+    assert [node.op_type for node in graph.graph.node] == ["Gemm", "Gelu", *operators]
+    made = session(graph.SerializeToString()).run(None, {graph.graph.input[0].name: x.numpy()})[0]
+    np.testing.assert_allclose(made, model(x).detach().numpy(), atol=1e-6)
+    only = (
+        prune.activation_range(nn.Sequential(nn.Identity(), nn.GELU()).eval(), x, data=x, **how)
+        .model[1][1:]
+        .eval()
+    )
+    graph = export_onnx(only, x).graph
+    np.testing.assert_array_equal(
+        session(graph.SerializeToString()).run(None, {graph.graph.input[0].name: x.numpy()})[0],
+        only(x).detach().numpy(),
+    )

@@ -273,6 +273,8 @@ def test_a_frozen_tensor_is_pruned_too(criterion):
         ({"end": 1.5}, RecipeError, "must be parts of the training, from 0 to 1"),
         ({"unit": "rows"}, InputError, r"Did you mean 'row'\?"),
         ({"epochs": 0}, RecipeError, "epochs=0 must be at least 1"),
+        ({"epoch": 1}, RecipeError, r"'epoch' is neither .* Did you mean 'epochs'\?"),
+        ({"every": 0}, InputError, "every=0"),
     ],
 )
 def test_bad_input_is_told(how, error, message):

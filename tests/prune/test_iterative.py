@@ -121,9 +121,7 @@ def test_the_rounds_reach_the_target_and_the_model_given_stays(trained, teacher)
     assert all(row["metric"]["low"] <= row["metric"]["value"] <= row["metric"]["high"] for row in made.rounds)
     assert len(made.curve) == 2 and json.dumps(made.rounds)
     assert all(torch.equal(tensor, whole[name]) for name, tensor in trained.state_dict().items())
-    again = net()
-    for cuts in made.cuts:
-        again = replay(again, cuts)
+    again = replay(net(), made.cuts)
     again.load_state_dict(made.model.state_dict())
     assert torch.equal(again.eval()(ROWS), made.model(ROWS))
 
@@ -249,9 +247,14 @@ def test_a_damaged_round_is_done_again(trained, tmp_path):
         ({"prune": {"prune.channels": {"macs": "20M"}}}, "macs='20M' cannot be split over rounds"),
         ({"prune": {"prune.channels": {"threshold": 0.5}}}, "sets none of macs"),
         ({"recover": {"distil": {}}}, r"prune.iterative: recover: no step 'distil'"),
+        ({"recover": {"quantize.static": {}}}, "recover: quantize.static does not train"),
+        ({"recover": {"prune.channels": {}}}, "recover: prune.channels does not train"),
+        ({"prune": {"prune.iterative": {}}}, "prune: prune.iterative is no cut"),
+        ({"prune": {"train": {"epochs": 1}}}, "prune: train is no cut"),
+        ({"rounds": 5, "amounts": [0.7, 0.6]}, "rounds=5, and 2 amounts"),
         ({"recover": {"distill": {"epochs": 0}}}, "epochs=0 must be at least 1"),
         ({"one_shot": True, "amounts": [0.5]}, "one_shot compares at equal epochs .* leave out amounts"),
-        ({"one_shot": True, "recover": {"prune.weights": {}}}, "prune.weights has no epochs"),
+        ({"one_shot": True, "recover": {"prune.weights": {}}}, "prune.weights does not train"),
     ],
 )
 def test_bad_input_is_told(how, message):

@@ -493,3 +493,14 @@ def test_the_step():
     assert json.loads(json.dumps(result.details))["beta"] == json.loads(json.dumps(seen))
     assert [Trajectory(**row).group for row in seen] == ["0", "3"]
     assert len(result.details["curve"]) == 2 and len(result.cuts) == 1
+
+
+def test_a_narrow_layer_does_not_go_first_for_being_narrow():
+    """Untouched gates rank no layer below another, though beta begins at log n."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 2))
+    rows = torch.randn(64, 8)
+    data = (rows, (rows[:, 0] > 0).long())
+    of_rows = Task(name="rows", model=lambda: model, train=data, val=data, batch_size=32)
+    made = prune.learned(model, of_rows, ratio=0.5, epochs=1, warmup=0.0, penalty=0.0, rate=1e-6, repair=0)
+    assert 28 <= made.widths["0"] <= 36 and 6 <= made.widths["2"] <= 10

@@ -119,3 +119,9 @@ def test_bad_input_is_told(how, error, message):
 def test_without_validation_data_there_is_nothing_to_see():
     with pytest.raises(TaskError, match="evaluates on validation data, and the task has none"):
         prune.sensitivity(net(), task(val=None))
+
+
+def test_nothing_to_cut_is_told():
+    data = (ROWS, LABELS)
+    with pytest.raises(InfeasibleError, match="all channels are protected"):
+        prune.sensitivity(net(), Task(name="rows", model=net, train=data, val=data), protect=["*"])

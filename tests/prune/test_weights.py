@@ -108,7 +108,8 @@ def test_units_part_a_tensor_and_come_back(weight, unit):
 def test_a_ratio_is_never_passed_and_no_unit_that_stays_is_below_one_that_goes(weight, unit, ratio, norm):
     layer = nn.Module()
     layer.weight = nn.Parameter(weight)
-    found = norms(weight, unit, norm)
+    sizes = norms(torch.ones_like(weight), unit, "l1")  # what a unit has for each of its weights is compared
+    found = norms(weight, unit, norm) / sizes ** (1.0 if norm == "l1" else 0.5)
     try:
         pruned = prune.weights(layer, ratio=ratio, unit=unit, norm=norm)
     except InfeasibleError:
@@ -117,7 +118,7 @@ def test_a_ratio_is_never_passed_and_no_unit_that_stays_is_below_one_that_goes(w
     assert int(gone.sum()) <= ratio * weight.numel() + 1e-6
     stays = (~gone).flatten() if unit == "weight" else as_units((~gone).float(), unit).sum(1) > 0
     if stays.any() and not stays.all():
-        assert found[stays].min() >= found[~stays].max()
+        assert found[stays].min() >= found[~stays].max() - 1e-12
     if unit == "weight":
         assert int(gone.sum()) == int(ratio * weight.numel() + 1e-9)
 
@@ -256,3 +257,23 @@ def test_the_step_is_the_function_and_tells_each_tensor(trained_task: Task):
     rows = result.details["tensors"]
     assert sum(row["zero"] for row in rows) == int(0.8 * sum(row["weights"] for row in rows))
     assert [kind for kind, _ in events] == ["pruned"] and result.notes == alone.notes
+
+
+def test_units_of_unlike_size_compare_by_their_mean():
+    """A filter of 9 weights of 0.5 is not less than one of 288 weights of 0.1."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(32, 8, 3))
+    with torch.no_grad():
+        model[0].weight.fill_(0.5)
+        model[1].weight.fill_(0.1)
+    pruned = prune.weights(model, count=4, unit="filter").model
+    assert int((pruned[0].weight == 0).sum()) == 0
+    assert int((pruned[1].weight == 0).flatten(1).all(1).sum()) == 4
+    by_norm = prune.weights(model, threshold=9 * 0.5, unit="filter").model
+    assert bool((by_norm[0].weight == 0).all()) and bool((by_norm[1].weight != 0).all())
+
+
+def test_modules_may_be_named():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    pruned = prune.weights(model, ratio=0.5, names=["1"]).model
+    zeros = sum(int((parameter == 0).sum()) for parameter in pruned[1].parameters())
+    assert bool((pruned[0].weight != 0).all()) and zeros == (16 + 4) // 2

@@ -1,7 +1,9 @@
 """Join what the exporter writes as several nodes and a runtime does in one: each node costs a microsecond or two.
 
-`x[:, :, ::2, ::2]` comes as one Slice for each axis, and `interpolate` to a fixed size computes the whole shape of
-its result first. Both are exact: not a single number of the graph's outputs changes.
+`x[:, :, ::2, ::2]` comes as one Slice for each axis, `interpolate` to a fixed size computes the whole shape of
+its result first, and a range of activations (`paretune._replaced.Clip`, `nn.Hardshrink`) compares and selects.
+All of it is exact: not a single number of the graph's outputs changes, but that of NaN a Clip may make an end of
+its range.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ def join_nodes(model: onnx.ModelProto) -> int:
     before = len(model.graph.node)
     _join_slices(model.graph)
     _fix_sizes(model.graph)
+    _join_ranges(model.graph)
     drop_unused(model.graph)
     return before - len(model.graph.node)
 
@@ -103,14 +106,62 @@ def _behind_the_shape_of(
     return list(range(kept, kept + len(values))), values.astype(np.int64)
 
 
+def _join_ranges(graph: onnx.GraphProto) -> None:
+    """Write `where(x < low, low, x)`, likewise for the high end, as Clip, and `where(|x| <= t, 0, x)` as
+    Shrink."""
+    constants = {tensor.name: tensor for tensor in graph.initializer if _is_single(tensor)}
+    for node in graph.node:
+        makers = {name: each for each in graph.node for name in each.output}
+        if node.op_type != "Where" or node.input[1] not in constants:
+            continue
+        condition, chosen, x = makers.get(node.input[0]), node.input[1], node.input[2]
+        if condition is None or condition.op_type not in ("Less", "Greater", "LessOrEqual"):
+            continue
+        compared, bound = condition.input
+        if bound not in constants:
+            continue
+        if condition.op_type == "LessOrEqual":
+            absolute = makers.get(compared)
+            zero = float(_number(constants[chosen])) == 0.0
+            if absolute is not None and absolute.op_type == "Abs" and absolute.input[0] == x and zero:
+                _become(node, "Shrink", [x], lambd=float(_number(constants[bound])), bias=0.0)
+        elif compared == x and _number(constants[chosen]) == _number(constants[bound]):
+            before = makers.get(x)
+            clips = before is not None and before.op_type == "Clip" and len(before.input) == 2
+            if condition.op_type == "Less":
+                _become(node, "Clip", [x, bound])
+            elif clips and before is not None and _readers(graph)[x] == 2:  # the comparison and this node
+                _become(node, "Clip", [before.input[0], before.input[1], bound])
+            else:
+                _become(node, "Clip", [x, "", bound])
+    _drop_unread(graph)
+
+
+def _become(node: onnx.NodeProto, operator: str, inputs: list[str], **attributes: float) -> None:
+    node.op_type = operator
+    node.input[:] = inputs
+    del node.attribute[:]
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+
+
+def _is_single(tensor: onnx.TensorProto) -> bool:
+    """Tell whether a constant is one float32 number without axes, as Clip wants its ends."""
+    return tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 0
+
+
+def _number(tensor: onnx.TensorProto) -> np.float32:
+    return np.float32(numpy_helper.to_array(tensor))
+
+
+UNREAD = ("Abs", "Clip", "Concat", "Greater", "Less", "LessOrEqual", "Shape")
+
+
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the nodes that made a shape nobody reads any more."""
+    """Remove the nodes whose results nobody reads any more."""
     while True:
         readers = _readers(graph)
         unread = [
-            node
-            for node in graph.node
-            if node.op_type in ("Concat", "Shape") and not any(readers[out] for out in node.output)
+            node for node in graph.node if node.op_type in UNREAD and not any(readers[out] for out in node.output)
         ]
         if not unread:
             return

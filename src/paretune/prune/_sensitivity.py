@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from paretune.decision import decide
-from paretune.errors import InputError, TaskError, check_whole, is_number
+from paretune.errors import InfeasibleError, InputError, TaskError, check_whole, is_number
 from paretune.evaluation import evaluate
 from paretune.prune._analysis import Analysis, analyze, only
 from paretune.prune._capture.given import copied, given
@@ -130,6 +130,8 @@ def sensitivity(
         analysis, score=score, protect=protect, samples=SCORED, seed=context.seed,
         data=task.data("train") if seeing or _needs_data(score) else None, loss=task.loss,
     )  # fmt: skip
+    if not ranked and not unknown:
+        raise InfeasibleError("prune.sensitivity: all channels are protected; protect fewer")
     baseline = _evaluated(analysis.model, task, samples, context)
     jobs = [(one, count) for one in ranked for count in _counts(one, asked)]
     points: dict[int, list[SensitivityPoint]] = {id(one): [] for one in ranked}

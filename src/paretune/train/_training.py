@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal
 
-from paretune.errors import RecipeError
+from paretune.errors import RecipeError, nearest
 from paretune.recipe import Range, check_ranges
 
 
@@ -63,3 +64,16 @@ def refuse_patience(where: str, training: Training, until: str) -> None:
             f"{where}: patience={training.patience} could end the training before {until}; leave it out, and give "
             "fewer epochs"
         )
+
+
+def training_of(where: str, given: Mapping[str, Any]) -> Training:
+    """Return the settings of a training; a name that is none is a RecipeError with the nearest right one."""
+    known = [field.name for field in fields(Training)]
+    for name in given:
+        if name not in known:
+            raise RecipeError(
+                f"{where}: '{name}' is neither its own argument nor one of a training.{nearest(name, known)} "
+                "Those "
+                f"are {', '.join(known)}"
+            )
+    return Training(**given)

@@ -164,7 +164,10 @@ def influences(model: nn.Module, pool: Sequence[Block], batches: Batches) -> dic
     finally:
         for handle in handles:
             handle.remove()
-    return {b.name: float(torch.cat(found[b.name]).mean()) if found[b.name] else math.inf for b in pool}
+    means = {b.name: float(torch.cat(found[b.name]).mean()) if found[b.name] else math.inf for b in pool}
+    if any(math.isnan(mean) for mean in means.values()):
+        raise RunError("prune.blocks: what blocks give on the data is not finite: look for NaN in the data")
+    return means
 
 
 def influence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

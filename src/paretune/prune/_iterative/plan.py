@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from paretune.errors import InputError, RecipeError, nearest
 from paretune.prune._iterative.amounts import LISTED, field_of, shares, way_of
 from paretune.prune._iterative.teachers import TEACHERS
-from paretune.recipe import Range, Step, check_ranges, step_of
+from paretune.recipe import GraphStep, Range, Step, check_ranges, step_of
 
 StepSpec = str | dict[str, dict[str, Any] | None]
 """A step as a recipe writes it: `distill`, or with fields `{distill: {epochs: 4}}`."""
@@ -74,11 +74,24 @@ class Rounds:
 
     def recovery(self) -> Step:
         """Return the step that trains after the cuts of a round."""
-        return step_of(self.recover, "prune.iterative: recover")
+        step = step_of(self.recover, "prune.iterative: recover")
+        if not hasattr(step, "epochs"):
+            raise RecipeError(
+                f"prune.iterative: recover: {step.name} does not train; give distill or train, with their epochs"
+            )
+        return step
 
     def steps(self) -> list[list[Step]]:
         """Return the cuts of every round."""
         step = step_of(self.prune, "prune.iterative: prune")
+        if isinstance(step, GraphStep | Rounds) or not step.name.startswith("prune."):
+            raise RecipeError(f"prune.iterative: prune: {step.name} is no cut; give prune.channels or the like")
+        if self.amounts is not None and self.rounds not in (type(self).rounds, len(self.amounts)):
+            raise RecipeError(
+                f"prune.iterative: rounds={self.rounds}, and {len(self.amounts)} amounts; there are as many "
+                "rounds "
+                "as amounts: leave out rounds"
+            )
         if self.amounts is not None:
             name = field_of(step, LISTED)
             return [[_with(step, name, amount)] for amount in self.amounts]

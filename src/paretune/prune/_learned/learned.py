@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from paretune.errors import InfeasibleError, InputError, RecipeError, TaskError, is_number, nearest
+from paretune.errors import InfeasibleError, InputError, RecipeError, TaskError, check_whole, is_number, nearest
 from paretune.prune._analysis import Analysis, analyze, only, require_groups
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._channels import repaired
@@ -42,7 +42,7 @@ from paretune.prune._hand_over import hand_over
 from paretune.prune._learned.expected import Expected
 from paretune.prune._learned.gates import Gated, Trajectory
 from paretune.prune._learned.places import Places, gated, places_of, reads_of
-from paretune.prune._learned.recursion import OPTIMIZERS, RECURSIONS
+from paretune.prune._learned.recursion import OPTIMIZERS, RECURSIONS, start_of
 from paretune.prune._probe import cut_what_can_be, followed
 from paretune.prune._ranking import ordered
 from paretune.prune._regular.fields import TrainAndCut
@@ -53,7 +53,7 @@ from paretune.prune._sparse.gradual import Trained
 from paretune.recipe import Context, Range, StepResult
 from paretune.train import fit
 from paretune.train._objective import task_objective
-from paretune.train._training import Training
+from paretune.train._training import training_of
 
 if TYPE_CHECKING:
     from paretune.task import Task
@@ -167,7 +167,9 @@ def learned(
         ratio=ratio, macs=macs, params=params, optimizer=optimizer, rate=rate, penalty=penalty,
         recursion=recursion, together=together, multiple=multiple, weights_optimizer=weights_optimizer,
     )  # fmt: skip
-    settings = Training(optimizer=weights_optimizer, **training)
+    check_whole("prune.learned: repair", repair, least=0)
+    check_whole("prune.learned: recalibrate", recalibrate, least=0)
+    settings = training_of("prune.learned", {"optimizer": weights_optimizer, **training})
     check_form(form)
     if task.train is None:
         raise TaskError(
@@ -231,9 +233,12 @@ def _choose(
     left: Sequence[tuple[Group, str]],
     beta: NDArray[np.float64],
 ) -> Selection:
-    """Return what goes: of all groups together the channels of the lowest beta."""
+    """Return what goes: of all groups together the channels whose beta fell most from log n, where it began.
+
+    By beta itself narrow layers, which begin lower, would go first whatever their weights.
+    """
     groups = [group for group in analysis.groups if (places.of_unit[group.blocks] < places.count).all()]
-    scores = [beta[places.of_unit[group.blocks]] for group in groups]
+    scores = [beta[places.of_unit[group.blocks]] - start_of(group.blocks.size) for group in groups]
     ranked = ordered(analysis.couplings, groups, scores)
     return to_target(analysis, ranked, plan.goal().of(analysis), multiple=plan.multiple, unknown=left)
 

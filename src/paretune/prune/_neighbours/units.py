@@ -155,6 +155,8 @@ class Moments:
     def add(self, rows: Tensor) -> None:
         """Take in (rows, units)."""
         rows = in_float64(rows).cpu()
+        if not bool(rows.isfinite().all()):
+            raise DataError("prune.neighbours: what layers read of the data is not finite: look for NaN in them")
         self.rows += len(rows)
         self.total += rows.sum(0)
         self.product += rows.T @ rows

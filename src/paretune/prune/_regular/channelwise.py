@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from paretune.errors import InfeasibleError
 from paretune.prune._analysis import Analysis, analyze, only, require_groups
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._channels import repaired
@@ -84,6 +85,8 @@ def channelwise(
         analysis = followed(analysis)
     require_groups(analysis)
     groups: tuple[Group, ...] = unprotected(analysis, protect)
+    if not groups:
+        raise InfeasibleError(f"{goal.who}: all channels are protected, and nothing was trained; protect fewer")
     places = places_of(groups, analysis.couplings.units)
     made = Channelwise(analysis, places, Slices(analysis, places), goal)
     made.lowest(analysis)

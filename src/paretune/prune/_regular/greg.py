@@ -27,7 +27,7 @@ from paretune.prune._sparse.gradual import Trained
 from paretune.recipe import Context, Range, StepResult
 from paretune.train import fit
 from paretune.train._schedule import rate
-from paretune.train._training import Training, refuse_patience
+from paretune.train._training import refuse_patience, training_of
 
 if TYPE_CHECKING:
     from paretune.task import Task
@@ -69,7 +69,9 @@ def greg(
     training: epochs, lr, ... as `train.fit` takes them; the weights of the last epoch are cut.
     """
     check(grow, every, ceiling)
-    settings = Training(**training)
+    check_whole("prune.greg: repair", repair, least=0)
+    check_whole("prune.greg: recalibrate", recalibrate, least=0)
+    settings = training_of("prune.greg", training)
     refuse_patience("prune.greg", settings, "the factor has grown")
     goal = Goal(who="prune.greg", ratio=ratio, macs=macs, params=params)
     context = context or Context()

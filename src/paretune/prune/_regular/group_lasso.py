@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, final
 
 from torch import Tensor, nn
 
-from paretune.errors import InputError, is_number
+from paretune.errors import InputError, check_whole, is_number
 from paretune.prune._regular.channelwise import channelwise
 from paretune.prune._regular.fields import TrainAndCut, told
 from paretune.prune._regular.slices import Slices
@@ -31,7 +31,7 @@ from paretune.prune._sparse.gradual import Trained
 from paretune.recipe import Context, Range, StepResult
 from paretune.train import fit
 from paretune.train._objective import task_objective
-from paretune.train._training import Training
+from paretune.train._training import training_of
 
 if TYPE_CHECKING:
     from paretune.task import Task
@@ -71,7 +71,9 @@ def group_lasso(
     training: epochs, lr, ... as `train.fit` takes them; the weights of the last epoch are cut.
     """
     check_strength(strength)
-    settings = Training(**training)
+    check_whole("prune.group_lasso: repair", repair, least=0)
+    check_whole("prune.group_lasso: recalibrate", recalibrate, least=0)
+    settings = training_of("prune.group_lasso", training)
     goal = Goal(who="prune.group_lasso", ratio=ratio, macs=macs, params=params)
     context = context or Context()
     made = channelwise(model, task, goal, protect=protect, structures=structures, form=form)

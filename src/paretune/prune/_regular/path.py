@@ -64,6 +64,8 @@ class SparsePath:
 
     def within(self, max_drop: float) -> PathPoint:
         """Return the point with the fewest weights whose drop against strength 0 is at most that."""
+        if not is_number(max_drop) or not max_drop >= 0:
+            raise InputError(f"sparse_path: max_drop={max_drop!r} must be a number of at least 0")
         held = [point for point in self.points if point.drop <= max_drop]
         return min(held, key=lambda point: point.trained.after["nonzero"])
 

@@ -34,7 +34,7 @@ from paretune.recipe import Context, Range, Step, StepResult
 from paretune.train import fit
 from paretune.train._objective import task_objective
 from paretune.train._schedule import rate
-from paretune.train._training import Training
+from paretune.train._training import Training, training_of
 
 if TYPE_CHECKING:
     from paretune.task import Task
@@ -63,7 +63,7 @@ def sparse(
         epoch are taken: an earlier one that is better on validation data has fewer zeros.
     """
     check(strength, norm, proximal)
-    settings = Training(**training)
+    settings = training_of("prune.sparse", training)
     model = given(model)
     require_values(model)
     folded = parametrized(model)
@@ -102,9 +102,12 @@ def sparse(
         before=before,
         after=after,
         widths={},
-        notes=(*fitted.notes, *(notes_of(pruned, folded, stays, before, after) if proximal else ())),
+        notes=(*fitted.notes, *(notes_of(pruned, folded, stays, before, after, STRONG) if proximal else ())),
         fitted=fitted,
     )
+
+
+STRONG = "protect them, or take a smaller strength"
 
 
 def check(strength: float, norm: str, proximal: bool) -> None:

@@ -71,12 +71,12 @@ class Choice:
         """Return for every tensor which of its weights go: bool, of its shape.
 
         average: units are compared by their norm for each weight (l2: in root mean square), so that large ones do
-            not win by their size.
+            not win by their size; a ratio or count of units compares them so anyway, a threshold never.
         """
         if self.n_m is not None:
             return {name: ~_of_m(name, tensor, *self.n_m) for name, tensor in chosen.items()}
         found = {name: norms(tensor, self.unit, self.norm).cpu() for name, tensor in chosen.items()}
-        if average:
+        if average or (self.threshold is None and self.unit != "weight"):
             power = 1.0 if self.norm == "l1" else 0.5
             found = {name: values / _sizes(chosen[name], self.unit) ** power for name, values in found.items()}
         for name, values in found.items():
@@ -159,4 +159,5 @@ def _of_m(name: str, tensor: Tensor, n: int, m: int) -> Tensor:
     try:
         return stays_of_m(tensor.detach().abs(), n, m)
     except InputError as error:
-        raise InputError(f"prune.weights: '{name}': {error}, by protect=['{name}']") from error
+        help = f", by protect=['{name}']" if "dense" in str(error) else ""
+        raise InputError(f"prune.weights: '{name}': {error}{help}") from error

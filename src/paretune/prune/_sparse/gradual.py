@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from paretune import masks
 from paretune.cuts import Cuts, fold_parametrizations, parametrized
-from paretune.errors import RecipeError, nearest
+from paretune.errors import RecipeError, check_whole, nearest
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._sparse.choice import Choice
@@ -31,7 +31,7 @@ from paretune.prune._sparse.watch import Watched, raised, watch
 from paretune.prune._sparse.weights import chosen_of, counts_of, left_out, notes_of, rows_of
 from paretune.recipe import Context, Range, Step, StepResult
 from paretune.train import FitResult, fit
-from paretune.train._training import Training, refuse_patience
+from paretune.train._training import Training, refuse_patience, training_of
 
 if TYPE_CHECKING:
     from paretune.task import Task
@@ -71,6 +71,7 @@ class Ramp:
                 f"prune.gradual: begin={self.begin:g} and end={self.end:g} must be parts of the training, from 0 "
                 "to 1, the begin before the end"
             )
+        check_whole("prune.gradual: every", self.every)
         self.choice(self.ratio)
 
     def choice(self, ratio: float) -> Choice:
@@ -129,7 +130,7 @@ def gradual(
         ratio=ratio, criterion=criterion, ramp=ramp, begin=begin, end=end, every=every, norm=norm, unit=unit,
         scope=scope,
     )  # fmt: skip
-    settings = Training(**training)
+    settings = training_of("prune.gradual", training)
     refuse_patience("prune.gradual", settings, "the ramp has reached its ratio")
     model = given(model)
     require_values(model)

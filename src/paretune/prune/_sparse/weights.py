@@ -100,7 +100,7 @@ def chosen_of(model: nn.Module, names: Iterable[str] | None, protect: Iterable[s
     places = [*every, *(name for name, _ in model.named_modules() if name)]
     wanted = None if names is None else names_of("prune.weights: names", names)
     kept = names_of("prune.weights: protect", protect)
-    for field, patterns, known in (("names", wanted or [], list(every)), ("protect", kept, places)):
+    for field, patterns, known in (("names", wanted or [], places), ("protect", kept, places)):
         for pattern in patterns:
             if not any(fnmatchcase(place, pattern) for place in known):
                 raise InputError(
@@ -109,7 +109,7 @@ def chosen_of(model: nn.Module, names: Iterable[str] | None, protect: Iterable[s
     chosen = {
         name: tensor
         for name, tensor in parameters.items()
-        if (tensor.dim() > 1 if wanted is None else any(fnmatchcase(name, pattern) for pattern in wanted))
+        if (tensor.dim() > 1 if wanted is None else any(_is_within(name, pattern) for pattern in wanted))
         and not any(_is_within(name, pattern) for pattern in kept)
     }
     if not chosen:
@@ -149,8 +149,9 @@ def notes_of(
     stays: Mapping[str, Tensor],
     before: Mapping[str, int],
     after: Mapping[str, int],
+    remedy: str = "protect them, or scope='layer'",
 ) -> tuple[str, ...]:
-    """Return what the user should know: what zeros are worth, what is empty, what was folded."""
+    """Return what the user should know: what zeros are worth, what is empty (and what helps), what was folded."""
     notes = [NO_FASTER]
     total = before["params"] or 1
     notes.append(
@@ -159,7 +160,7 @@ def notes_of(
     )
     emptied = [name for name, mask in stays.items() if mask.numel() and not bool(mask.any())]
     if emptied:
-        notes.append(f"nothing is left of {', '.join(emptied)}: protect them, or scope='layer'")
+        notes.append(f"nothing is left of {', '.join(emptied)}: {remedy}")
     if folded:
         notes.append(f"the parametrizations of {', '.join(folded)} were folded into the weights")
     return tuple(notes)
@@ -207,7 +208,7 @@ class Weights(Step):
     scope: str = "global"
     """What ratio and count are of: `global`, `layer` (each module) or `tensor`."""
     names: tuple[str, ...] | None = None
-    """Parameters that may lose weights, by name or glob; by default all of at least two axes."""
+    """Parameters or modules that may lose weights, by name or glob; by default all tensors of two axes or more."""
     protect: tuple[str, ...] = ()
     """Parameters or modules that stay whole, by name or glob."""
     recalibrate: Annotated[int, Range(0, 1_000_000)] = 512
