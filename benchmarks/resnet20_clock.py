@@ -3,7 +3,7 @@
 Shapes are timed before they are trained: blocks go by the loss on training images, images are scaled down inside
 of the model, each shape is quantized and timed in turns with the network as it was given (ONNX Runtime, batch 1,
 one thread). Of the shapes that hold a latency those that are most often right before training are distilled for an
-epoch; the best of them on the even test images goes on to all epochs. Beside it stands what most tools do:
+epoch by the pretrained ResNet-56; the best of them on the even test images has all epochs. Beside it stands what most tools do:
 channels removed by multiply-accumulates (`prune.channels(macs=)`) until the latency holds, quantized and trained
 alike. INT8 alone is the first point of both curves. Accuracy is that of the INT8 files on the odd test images,
 against the unpruned FP32 network; all choices are made on the even ones.
@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from _arms import WORK, Arms, compared, packed
-from _cifar10 import make_task
+from _cifar10 import make_model, make_task
 from _common import RESULTS, Result, run, say
 from _finetune import TRAINING, correct, judged, listen, threads
 from paretune.distill import distill
@@ -32,7 +32,9 @@ from paretune.recipe import Context
 from paretune.target import Target
 from paretune.task import Task
 
-LIMITS, EPOCHS, SEED = (0.3, 0.4, 0.2), 15, 0
+LIMITS, EPOCHS, SEED = (0.3, 0.4, 0.2), 24, 0
+TEACHER = 56
+DISTILLING = {**TRAINING, "lr": 0.05}
 GOAL, DROP = 0.3, 1.0
 PIXELS, BLOCKS = (32, 28, 24, 20), range(7)
 MACS = (0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05)
@@ -94,15 +96,15 @@ class Benchmark:
 
     def trained(self, name: str, shape: dict[str, Any], epochs: int) -> dict[str, Any]:
         """Distil a shape, quantize it, time and judge the file."""
-        settings = {"shape": shape, "epochs": epochs, **TRAINING}
+        settings = {"shape": shape, "epochs": epochs, "teacher": TEACHER, **DISTILLING}
         return self.arms.finish(name, settings, partial(self._arm, shape, epochs))
 
     def _arm(self, shape: dict[str, Any], epochs: int, folder: Path) -> dict[str, Any]:
         model = shaped(self.task, shape)
         if shape != ALONE:
-            training = {**TRAINING, "epochs": epochs, "warmup": 0.5, "precision": "bfloat16"}
+            training = {**DISTILLING, "epochs": epochs, "warmup": 0.5, "precision": "bfloat16"}
             context = Context(seed=SEED, folder=folder, emit=listen)
-            model = distill(model, self.task.build(), self.task, context=context, **training).model
+            model = distill(model, make_model(TEACHER), self.task, context=context, **training).model
         file, metric = quantized(self.task, model, self.folder, "trained"), self.task.resolved_metric()
         seen = latency([self.whole, file], TARGET, seconds=2.0)[-1]
         halves = {"even": self.task.data("val"), "odd": self.task.data("test")}
