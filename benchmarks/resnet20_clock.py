@@ -2,11 +2,11 @@
 
 Shapes are timed before they are trained: blocks go by the loss on training images, images are scaled down inside
 of the model, each shape is quantized and timed in turns with the network as it was given (ONNX Runtime, batch 1,
-one thread). Of the shapes that hold a latency those that are most often right before training are distilled for an
-epoch by the pretrained ResNet-56; the best of them on the even test images has all epochs. Beside it stands what most tools do:
-channels removed by multiply-accumulates (`prune.channels(macs=)`) until the latency holds, quantized and trained
-alike. INT8 alone is the first point of both curves. Accuracy is that of the INT8 files on the odd test images,
-against the unpruned FP32 network; all choices are made on the even ones.
+one thread). Of the shapes that hold a latency those that are most often right before training are distilled for
+an epoch by the pretrained ResNet-56; the best of them on the even test images has all epochs. Beside it stands
+what most tools do: channels removed by multiply-accumulates (`prune.channels(macs=)`) until the latency holds,
+quantized and trained alike. INT8 alone is the first point of both curves. Accuracy is that of the INT8 files on
+the odd test images, against the unpruned FP32 network; all choices are made on the even ones.
 """
 
 from __future__ import annotations
