@@ -1,0 +1,208 @@
+"""Schedules: which configuration runs next, and on which rung of the ladder.
+
+`Hyperband` is the synchronous one: brackets of successive halving, each rung full before the next begins. The
+next job is that of the oldest open bracket that has one; where all wait for runs under way, the next bracket is
+opened, so that no worker is idle. `Halving` is the asynchronous one: a run goes on as soon as it is among the
+best of its rung. `Flat` has one budget alone.
+
+A schedule's state follows from what was begun and told, whatever the order in time; a study that goes on after a
+crash tells it again what its trials say (`restore`).
+
+Sources: Li et al., "Hyperband", JMLR 2018, arXiv:1603.06560, Algorithm 1; the order of brackets under several
+workers: Falkner et al., arXiv:1807.01774, section 4.2; Li et al., "A system for massively parallel hyperparameter
+tuning", MLSys 2020, arXiv:1810.05934, Algorithm 2; the delay of promotions: Li et al., "Hyper-Tune", VLDB 2022,
+arXiv:2201.06834, section 4.3.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+
+from paretune.search._schedule.ladder import Bracket, brackets
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """What to run: a configuration, new where `config` is None, at a rung of the ladder."""
+
+    rung: int
+    bracket: int
+    """Which bracket it belongs to: of the study, counted from 0, or of the plan where there are no rounds."""
+    config: int | None = None
+    """The number of a configuration that ran at a lower rung already."""
+
+
+@final
+@dataclass(frozen=True)
+class Past:
+    """A run of an earlier process: what it was, and its loss; None where it must be done again."""
+
+    config: int
+    rung: int
+    bracket: int
+    loss: float | None
+
+
+class Schedule(ABC):
+    """Hands out jobs, and is told how they ended."""
+
+    @abstractmethod
+    def next(self) -> Job:
+        """Return the next job, which is under way from then on; there always is one."""
+
+    @abstractmethod
+    def tell(self, job: Job, config: int, loss: float) -> None:
+        """Note that a configuration's run at a job's rung ended; infinity where it failed."""
+
+    @abstractmethod
+    def restore(self, past: Iterable[Past]) -> None:
+        """Take in the runs of an earlier process; those without a loss count as under way."""
+
+
+@final
+class Flat(Schedule):
+    """One budget: every job is a new configuration."""
+
+    def next(self) -> Job:
+        """Return a new configuration's job."""
+        return Job(0, 0)
+
+    def tell(self, job: Job, config: int, loss: float) -> None:
+        """Nothing follows from how a run ended."""
+
+    def restore(self, past: Iterable[Past]) -> None:
+        """Nothing follows from earlier runs."""
+
+
+@final
+@dataclass
+class _Open:
+    """A bracket under way."""
+
+    bracket: Bracket
+    step: int = 0
+    started: int = 0
+    """Jobs of this step that were handed out."""
+    promoted: list[int] = field(default_factory=list)
+    """Configurations of this step, from the second step on, the best first."""
+    results: list[tuple[float, int]] = field(default_factory=list)
+    """Loss and configuration of this step's finished runs."""
+
+    @property
+    def size(self) -> int:
+        return len(self.promoted) if self.step else self.bracket.sizes[0]
+
+    @property
+    def done(self) -> bool:
+        return self.step == len(self.bracket.sizes)
+
+    def tell(self, config: int, loss: float) -> None:
+        self.results.append((loss, config))
+        if len(self.results) < self.size:
+            return
+        self.step += 1
+        if not self.done:
+            best = sorted(self.results)  # of equal ones the older goes on
+            self.promoted = [number for _, number in best[: self.bracket.sizes[self.step]]]
+        self.started, self.results = 0, []
+
+
+@final
+class Hyperband(Schedule):
+    """The synchronous schedule over a ladder of `rungs` budgets."""
+
+    def __init__(self, rungs: int, eta: int = 3) -> None:
+        self.plan = brackets(rungs, eta)
+        self._open: list[_Open] = []
+
+    def next(self) -> Job:
+        """Return the next job of the oldest bracket that has one, or of a new bracket."""
+        for number, each in enumerate(self._open):
+            if not each.done and each.started < each.size:
+                return self._start(number, each)
+        return self._start(len(self._open), self._at(len(self._open)))
+
+    def tell(self, job: Job, config: int, loss: float) -> None:
+        """Note a result; the last of a rung promotes its best."""
+        self._open[job.bracket].tell(config, loss if np.isfinite(loss) else np.inf)
+
+    def restore(self, past: Iterable[Past]) -> None:
+        """Take in earlier runs, rung by rung of each bracket."""
+        for run in sorted(past, key=lambda run: (run.bracket, run.rung, run.config)):
+            each = self._at(run.bracket)
+            each.started += 1
+            if run.loss is not None:
+                self.tell(Job(run.rung, run.bracket), run.config, run.loss)
+
+    def _at(self, number: int) -> _Open:
+        while len(self._open) <= number:
+            self._open.append(_Open(self.plan[len(self._open) % len(self.plan)]))
+        return self._open[number]
+
+    def _start(self, number: int, each: _Open) -> Job:
+        config = each.promoted[each.started] if each.step else None
+        each.started += 1
+        return Job(each.bracket.rungs[each.step], number, config)
+
+
+@final
+class Halving(Schedule):
+    """The asynchronous schedule: a run goes on as soon as it is among the best of its rung and the next is due
+    one.
+
+    New configurations start at the rungs that Hyperband's brackets would start them at, in the same shares. One is
+    promoted where it is in the top 1/eta of what its rung holds, and only while the next rung has been given less
+    than 1/eta of this one, so that early results do not send poor ones up.
+
+    most: use only the first so many brackets; 1 starts every configuration at the lowest rung, as ASHA does.
+    """
+
+    def __init__(self, rungs: int, eta: int = 3, *, most: int | None = None) -> None:
+        self.eta = eta
+        self.plan = brackets(rungs, eta)[:most]
+        self._results: list[list[tuple[float, int]]] = [[] for _ in range(rungs)]
+        self._gone: list[set[int]] = [set() for _ in range(rungs)]
+        """Configurations promoted out of each rung."""
+        self._started = [0] * len(self.plan)
+
+    def next(self) -> Job:
+        """Return a promotion, from the highest rung down, or a new configuration."""
+        for rung in reversed(range(len(self._results) - 1)):
+            if (config := self._due(rung)) is not None:
+                self._gone[rung].add(config)
+                return Job(rung + 1, 0, config)
+        shares = [count / bracket.sizes[0] for count, bracket in zip(self._started, self.plan, strict=True)]
+        number = int(np.argmin(shares))
+        self._started[number] += 1
+        return Job(self.plan[number].rungs[0], number)
+
+    def tell(self, job: Job, config: int, loss: float) -> None:
+        """Note that a run ended."""
+        self._results[job.rung].append((loss if np.isfinite(loss) else np.inf, config))
+
+    def restore(self, past: Iterable[Past]) -> None:
+        """Take in earlier runs, the lower rungs first."""
+        seen: set[int] = set()
+        for run in sorted(past, key=lambda run: (run.rung, run.config)):
+            if run.config in seen:
+                self._gone[run.rung - 1].add(run.config)
+            else:
+                self._started[run.bracket] += 1
+            seen.add(run.config)
+            if run.loss is not None:
+                self.tell(Job(run.rung, run.bracket), run.config, run.loss)
+
+    def _due(self, rung: int) -> int | None:
+        top = len(self._results[rung]) // self.eta
+        if len(self._gone[rung]) >= top:
+            return None
+        for loss, config in sorted(self._results[rung])[:top]:
+            if config not in self._gone[rung] and np.isfinite(loss):
+                return config
+        return None

@@ -1,0 +1,191 @@
+"""Schedules as state machines: random completions, failures and crashes, and every rule of the rungs holds."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paretune.search._schedule.ladder import brackets
+from paretune.search._schedule.schedules import Flat, Halving, Hyperband, Job, Past
+
+
+class Driver:
+    """A study without storage: begins jobs, ends them, and dies."""
+
+    def __init__(self, make):
+        self.make, self.schedule = make, make()
+        self.running, self.done, self.configs = [], [], 0
+
+    def begin(self):
+        job = self.schedule.next()
+        config = self.configs if job.config is None else job.config
+        self.configs += job.config is None
+        self.running.append((job, config))
+        return job, config
+
+    def end(self, index, loss):
+        job, config = self.running.pop(index)
+        self.schedule.tell(job, config, loss)
+        self.done.append((job, config, loss))
+
+    def crash(self):
+        """Restore from what is known: finished runs with their loss, those under way without one."""
+        self.schedule = self.make()
+        runs = [(job, config, loss) for job, config, loss in self.done]
+        runs += [(job, config, None) for job, config in self.running]
+        self.schedule.restore(Past(config, job.rung, job.bracket, loss) for job, config, loss in runs)
+
+
+@st.composite
+def events(draw):
+    return [
+        (
+            draw(st.sampled_from(["begin", "begin", "end", "end", "crash"])),
+            draw(st.integers(0, 99)),
+            draw(st.floats(0, 1)),
+        )
+        for _ in range(draw(st.integers(1, 120)))
+    ]
+
+
+def run(make, given_events):
+    driver = Driver(make)
+    for kind, index, loss in given_events:
+        if kind == "begin" and len(driver.running) < 6:
+            driver.begin()
+        elif kind == "end" and driver.running:
+            driver.end(index % len(driver.running), math.inf if index % 11 == 0 else round(loss, 2))
+        elif kind == "crash":
+            driver.crash()
+    return driver
+
+
+@settings(deadline=None, max_examples=80)
+@given(events(), st.integers(2, 4), st.integers(2, 3))
+def test_hyperband_holds_its_rules_whatever_happens(given_events, rungs, eta):
+    driver = run(lambda: Hyperband(rungs, eta), given_events)
+    plan, every = brackets(rungs, eta), [*driver.done, *((job, config, None) for job, config in driver.running)]
+    by_step = defaultdict(list)
+    for job, config, loss in every:
+        by_step[job.bracket, job.rung].append((config, loss))
+    for (number, rung), runs in by_step.items():
+        bracket = plan[number % len(plan)]
+        step = bracket.rungs.index(rung)
+        assert len(runs) <= bracket.sizes[step] and len({config for config, _ in runs}) == len(runs)
+        if step:  # the rung below is full, and none that stayed there was better than one that went on
+            below = by_step[number, rung - 1]
+            assert len(below) == bracket.sizes[step - 1] and all(loss is not None for _, loss in below)
+            best = sorted((loss, config) for config, loss in below)[: bracket.sizes[step]]
+            assert {config for config, _ in runs} <= {config for _, config in best}
+
+
+@settings(deadline=None, max_examples=80)
+@given(events(), st.integers(2, 4), st.integers(2, 3), st.sampled_from([None, 1]))
+def test_halving_holds_its_rules_whatever_happens(given_events, rungs, eta, most):
+    driver = run(lambda: Halving(rungs, eta, most=most), given_events)
+    every = [*driver.done, *((job, config, None) for job, config in driver.running)]
+    seen = defaultdict(list)
+    for job, config, loss in every:
+        seen[config].append((job.rung, loss))
+    for runs in seen.values():  # each rung once, and one after the other
+        rungs_of = sorted(rung for rung, _ in runs)
+        assert rungs_of == list(range(rungs_of[0], rungs_of[0] + len(runs)))
+        assert all(loss is not None for rung, loss in runs if rung < rungs_of[-1])
+    starts = [min(rung for rung, _ in runs) for runs in seen.values()]
+    assert most is None or set(starts) <= {0}
+    for rung in range(rungs - 1):
+        promoted = [config for config, runs in seen.items() if {rung, rung + 1} <= {r for r, _ in runs}]
+        finished = [loss for job, _, loss in driver.done if job.rung == rung]
+        assert len(promoted) <= len(finished) // eta
+        assert all(math.isfinite(loss) for config in promoted for r, loss in seen[config] if r == rung)
+
+
+@settings(deadline=None, max_examples=60)
+@given(events(), st.sampled_from(["hyperband", "halving"]))
+def test_a_crash_changes_nothing_of_what_comes_next(given_events, kind):
+    make = {"hyperband": lambda: Hyperband(3, 3), "halving": lambda: Halving(3, 3)}[kind]
+    driver = run(make, [event for event in given_events if event[0] != "crash"])
+    straight = [driver.schedule.next() for _ in range(5)]
+    driver.crash()
+    again = [driver.schedule.next() for _ in range(5)]
+    assert [(job.rung, job.bracket, job.config) for job in again] == [
+        (job.rung, job.bracket, job.config) for job in straight
+    ]
+
+
+def test_hyperband_by_hand():
+    """Two rungs, eta 3: three start, the best goes on; then two at the top."""
+    schedule = Hyperband(2)
+    jobs = [schedule.next() for _ in range(3)]
+    assert [(job.rung, job.bracket, job.config) for job in jobs] == [(0, 0, None)] * 3
+    assert schedule.next() == Job(1, 1), "the rung is not full yet: the next bracket begins"
+    for config, loss in enumerate((0.3, 0.1, 0.2)):
+        schedule.tell(jobs[config], config, loss)
+    assert schedule.next() == Job(1, 0, 1)
+    assert schedule.next() == Job(1, 1)
+    assert schedule.next() == Job(0, 2)
+
+
+def test_a_failure_is_the_worst_result_and_the_rung_goes_on():
+    schedule = Hyperband(2)
+    jobs = [schedule.next() for _ in range(3)]
+    for config, loss in enumerate((math.inf, math.nan, 5.0)):
+        schedule.tell(jobs[config], config, loss)
+    assert schedule.next() == Job(1, 0, 2)
+
+
+def test_halving_by_hand():
+    """Of three one goes on, as soon as the third is in; of five still one, of six two."""
+    schedule = Halving(2, most=1)
+    jobs = [schedule.next() for _ in range(6)]
+    assert all(job == Job(0, 0) for job in jobs)
+    for config, loss in enumerate((0.3, 0.1)):
+        schedule.tell(jobs[config], config, loss)
+    assert schedule.next() == Job(0, 0)
+    schedule.tell(jobs[2], 2, 0.2)
+    assert schedule.next() == Job(1, 0, 1) and schedule.next() == Job(0, 0)
+    for config, loss in ((3, 0.05), (4, 0.9)):
+        schedule.tell(jobs[config], config, loss)
+    assert schedule.next() == Job(0, 0), "one of five has gone on, which is all that is due"
+    schedule.tell(jobs[5], 5, 0.8)
+    assert schedule.next() == Job(1, 0, 3)
+
+
+def test_new_configurations_start_where_hyperbands_brackets_do():
+    schedule = Halving(3)
+    starts = [schedule.next().rung for _ in range(150)]
+    sizes = np.array([bracket.sizes[0] for bracket in brackets(3)])
+    seen = np.array([starts.count(rung) for rung in range(3)])
+    assert np.abs(seen / seen.sum() - sizes / sizes.sum()).max() < 0.02
+
+
+def test_one_budget_is_always_a_new_configuration():
+    schedule = Flat()
+    schedule.tell(schedule.next(), 0, 1.0)
+    assert schedule.next() == Job(0, 0)
+
+
+@pytest.mark.parametrize("make", [lambda: Hyperband(4), lambda: Halving(4)])
+def test_no_job_is_lost(make):
+    """After a crash every run under way is done again, and nothing else is."""
+    driver = Driver(make)
+    for _ in range(40):
+        driver.begin()
+    for _ in range(30):
+        driver.end(0, np.random.default_rng(len(driver.done)).random())
+    lost = list(driver.running)
+    driver.crash()
+    for job, config in lost:
+        driver.schedule.tell(job, config, 0.5)
+    driver.done += [(job, config, 0.5) for job, config in lost]
+    driver.running = []
+    for _ in range(200):
+        driver.begin()
+        driver.end(0, np.random.default_rng(len(driver.done)).random())
+    counted = [(config, job.rung) for job, config, _ in driver.done]
+    assert len(set(counted)) == len(counted)
