@@ -25,8 +25,11 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "scores": ("paretune.prune.scores",),
     "losses": ("paretune.distill.losses",),
     "calibrations": ("paretune.quantize.calibration",),
+    "samplers": ("paretune.search.samplers",),
 }
-"""Each family and the packages whose public names are its methods. Steps are classes with a `name`."""
+"""Each family and the packages whose public names are its methods."""
+CLASSES = ("steps", "samplers")
+"""Families whose methods are classes with a `name`, by which they are found."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def registry(family: str) -> dict[str, Any]:
         module = import_module(package)
         for public in module.__all__:
             method = getattr(module, public)
-            if family != "steps":
+            if family not in CLASSES:
                 methods[public] = method
             elif inspect.isclass(method) and isinstance(name := getattr(method, "name", None), str):
                 methods[name] = method

@@ -1,14 +1,19 @@
 """Search: hyperparameters by grid, random, Bayesian and BOHB, over any objective; numbers, never models.
 
->>> from paretune.search import Float, Space
->>> Space({"lr": Float(1e-5, 1e-1, log=True)}).names
-('lr',)
+>>> from paretune.search import Float, minimize
+>>> result = minimize(lambda config: (config["x"] - 0.3) ** 2, {"x": Float(0, 1)}, method="random", budget=50)
+>>> abs(result.config["x"] - 0.3) < 0.05
+True
 """
 
 from paretune.search._space.parameters import Categorical, Constant, Float, Int, Ordered, Parameter
 from paretune.search._space.predicates import Predicate, when
 from paretune.search._space.priors import Beta, LogNormal, Normal, Prior, about
 from paretune.search._space.space import Space
+from paretune.search._study.limits import Limits
+from paretune.search._study.objective import Run
+from paretune.search._study.storage import Trial
+from paretune.search._study.study import Result, minimize
 
 __all__ = [
     "Beta",
@@ -16,13 +21,18 @@ __all__ = [
     "Constant",
     "Float",
     "Int",
+    "Limits",
     "LogNormal",
     "Normal",
     "Ordered",
     "Parameter",
     "Predicate",
     "Prior",
+    "Result",
+    "Run",
     "Space",
+    "Trial",
     "about",
+    "minimize",
     "when",
 ]

@@ -46,6 +46,9 @@ class Growing:
         self._rungs = np.empty(16, dtype=np.int64)
         self._count = 0
 
+    def __len__(self) -> int:
+        return self._count
+
     def add(self, row: Array, loss: float, rung: int) -> None:
         """Add a finished run; a loss that is no finite number counts as a failure."""
         if self._count == len(self._losses):

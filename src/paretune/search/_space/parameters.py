@@ -43,6 +43,10 @@ class Parameter(ABC):
         """How many values it has; infinity for a continuous one."""
 
     @abstractmethod
+    def values(self) -> list[Any]:
+        """Return all its values, of which there must be finitely many."""
+
+    @abstractmethod
     def encode(self, value: Any) -> float:
         """Return a value as a number in [0, 1]; one that is not allowed is an InputError."""
 
@@ -158,6 +162,9 @@ class Float(_Number):
     def count(self) -> float:
         return math.inf if self.step is None else round((self.high - self.low) / self.step) + 1
 
+    def values(self) -> list[Any]:
+        return [self.decode((index + 0.5) / self.count) for index in range(int(self.count))]
+
     def encode(self, value: Any) -> float:
         if not is_number(value) or not self.low <= value <= self.high:
             raise InputError(f"{value!r} is not in [{self.low:g}, {self.high:g}]")
@@ -211,6 +218,9 @@ class Int(_Number):
     def count(self) -> float:
         return (self.high - self.low) // self.step + 1
 
+    def values(self) -> list[Any]:
+        return list(range(self.low, self.high + 1, self.step))
+
     def encode(self, value: Any) -> float:
         if isinstance(value, bool) or not is_number(value) or value != int(value):
             raise InputError(f"{value!r} is no whole number")
@@ -240,6 +250,9 @@ class _Listed(Parameter):
     @property
     def count(self) -> float:
         return len(self.choices)
+
+    def values(self) -> list[Any]:
+        return list(self.choices)
 
     def _shares(self) -> Array:
         """Return the probability of each value."""
@@ -342,6 +355,9 @@ class Constant(Parameter):
     @property
     def count(self) -> float:
         return 1
+
+    def values(self) -> list[Any]:
+        return [self.value]
 
     def encode(self, value: Any) -> float:
         if value != self.value:

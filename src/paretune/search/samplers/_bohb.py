@@ -8,7 +8,7 @@ prior.
 
 Here densities of each parameter by itself take over as soon as a budget has 12 runs, and half of the model's draws
 go on with them when the joint ones begin: many parameters act mostly alone, and the joint model comes too late for
-them.
+them. Until there are enough runs for the best 15 %, the better half counts as good, of d + 1 runs at most.
 
 Source: Falkner et al., "BOHB: robust and efficient hyperparameter optimization at scale", ICML 2018,
 arXiv:1807.01774. What differs between the paper and its authors' code is as in the code.
@@ -17,71 +17,84 @@ arXiv:1807.01774. What differs between the paper and its authors' code is as in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Annotated, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.search._density import Columns, bandwidths, columns, draw, joint, marginals
+from paretune.errors import RecipeError, nearest
+from paretune.recipe import Range
+from paretune.search._density import bandwidths, columns, draw, joint, marginals
 from paretune.search._results import Results
-from paretune.search._space.space import Config, Space
+from paretune.search._space.space import Space
+from paretune.search.samplers._base import Halved, Suggestion, from_prior
 
 Array = NDArray[np.float64]
+VARIANTS = ("default", "paper")
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Bohb:
-    """The sampler of BOHB.
+class Bohb(Halved):
+    """Draw where good configurations are dense and bad ones are not; the best of small budgets get larger ones."""
 
-    early: runs on a budget from which on its marginal densities are a model; None waits for the joint one.
-    together: share of the model's draws that take the joint density where there is one.
-    """
+    name: ClassVar[str] = "bohb"
 
-    random: float = 1 / 3
-    top: float = 0.15
-    candidates: int = 64
-    wider: float = 3.0
-    floor: float = 1e-3
-    early: int | None = 12
-    together: float = 0.5
+    variant: str = "default"
+    """`paper`: joint densities alone, as published."""
+    random: Annotated[float, Range(0.0, 1.0)] = 1 / 3
+    """Share of the draws that come from the prior."""
+    top: Annotated[float, Range(0.0, 1.0, low_open=True, high_open=True)] = 0.15
+    """Share of a budget's runs that counts as good."""
+    candidates: Annotated[int, Range(1, 100_000)] = 64
+    """Draws from the good density, of which the best is taken."""
+    wider: Annotated[float, Range(0.0, 100.0, low_open=True)] = 3.0
+    """How much wider the kernels of numbers are when candidates are drawn."""
+    floor: Annotated[float, Range(0.0, 1.0, low_open=True)] = 1e-3
+    """Least bandwidth, as a part of a parameter's range."""
+    early: Annotated[int, Range(4, 10_000)] = 12
+    """Runs on a budget from which on there are marginal densities; not in the variant `paper`."""
+    together: Annotated[float, Range(0.0, 1.0)] = 0.5
+    """Share of the model's draws from the joint densities, where there are some; not in the variant `paper`."""
 
-    def suggest(self, space: Space, results: Results, generator: np.random.Generator) -> tuple[Array, Config, str]:
-        """Return a row, its configuration and where it came from, `random` or `model`."""
-        known = self._model(space, results, generator)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant not in VARIANTS:
+            raise RecipeError(
+                f"bohb: variant='{self.variant}' must be one of {', '.join(VARIANTS)}."
+                f"{nearest(self.variant, VARIANTS)}"
+            )
+
+    def suggest(self, space: Space, results: Results, generator: np.random.Generator, number: int) -> Suggestion:
+        """Return a draw from the model, or from the prior."""
+        known = self.model(results, generator)
         if known is None or generator.random() < self.random:
-            row, config = next(space.draws(lambda n: generator.random((n, len(space)))))
-            return row, config, "random"
-        good, bad, jointly = known
-        about = columns(space, self.floor)
-        for row in self._ranked(space, about, good, bad, jointly, generator):
+            return from_prior(space, generator)
+        for row in self._ranked(space, *known, generator):
             config = space.config(row)
             if space.allowed(config):
-                return row, config, "model"
-        row, config = next(space.draws(lambda n: generator.random((n, len(space)))))
-        return row, config, "random"
+                return Suggestion(row, config, "model")
+        return from_prior(space, generator)
 
-    def _model(
-        self, space: Space, results: Results, generator: np.random.Generator
-    ) -> tuple[Array, Array, bool] | None:
+    def model(self, results: Results, generator: np.random.Generator) -> tuple[Array, Array, bool] | None:
         """Return good and bad rows of the largest budget that has enough, and whether their density is joint."""
-        d = len(space)
-        for rung in sorted(set(results.rungs.tolist()), reverse=True):
-            rows, losses = results.at(rung)
+        d = results.rows.shape[1]
+        for rung in np.unique(results.rungs)[::-1]:
+            rows, losses = results.at(int(rung))
             enough = len(rows) >= 2 * (d + 1)
-            if not enough and (self.early is None or len(rows) < self.early):
+            if not enough and (self.variant == "paper" or len(rows) < self.early):
                 continue
-            jointly = enough and (self.early is None or generator.random() < self.together)
-            least = d + 1 if jointly else min(d + 1, max(2, self.early // 3 if self.early else 2))
+            jointly = enough and (self.variant == "paper" or generator.random() < self.together)
             order = np.argsort(losses, kind="stable")
-            count = max(least, int(self.top * len(rows)))
+            count = max(min(d + 1, len(rows) // 2), int(self.top * len(rows)))
             return rows[order[:count]], rows[order[count:]], jointly
         return None
 
     def _ranked(
-        self, space: Space, about: Columns, good: Array, bad: Array, jointly: bool, generator: np.random.Generator
+        self, space: Space, good: Array, bad: Array, jointly: bool, generator: np.random.Generator
     ) -> Array:
         """Return candidates, the largest ratio of good to bad first."""
+        about = columns(space, self.floor)
         widths = [bandwidths(rows, about, together=jointly) for rows in (good, bad)]
         wide = np.where(about.categories > 0, widths[0], self.wider * widths[0])
         points = draw(good, wide, about, self.candidates, generator, together=jointly)
@@ -97,11 +110,3 @@ def _filled(space: Space, points: Array, generator: np.random.Generator) -> Arra
     for column in np.flatnonzero(unknown):
         points[:, column] = space[space.names[column]].draw(generator.random(len(points)))
     return points
-
-
-Variant = Literal["paper"]
-
-
-def bohb(variant: Variant | None = None) -> Bohb:
-    """Return the sampler, or its variant as published."""
-    return Bohb(early=None) if variant == "paper" else Bohb()

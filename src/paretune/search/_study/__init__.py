@@ -1,0 +1,1 @@
+"""A study: runs of an objective, stored as they end, resumed whenever it is opened again."""

@@ -1,0 +1,245 @@
+"""Where a study is kept: Optuna's storage, one trial for each run of a configuration on a budget.
+
+A run's trial holds its parameters, and as attributes all that a search needs to go on. Below the largest budget
+a finished run is reported at the step of its rung and PRUNED, which keeps its value; on the largest it is
+COMPLETE: so that `best_trial`, importances and optuna-dashboard keep their meaning. Nothing else is stored:
+schedules and models are made again from the trials.
+
+SQLite is opened in WAL mode with a busy timeout, so that readers (a dashboard) do not stop the one writer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from paretune.errors import InputError, nearest
+from paretune.search._schedule.ladder import Budget
+from paretune.search._space.parameters import Constant, Float, Int, Parameter
+from paretune.search._space.space import Config, Space
+
+TIMEOUT = 60.0
+"""Seconds that a write waits for another one."""
+SCHEMA = 1
+"""Of the attributes; a study of a newer one is refused."""
+
+
+@final
+@dataclass(frozen=True)
+class Trial:
+    """A run as it is stored."""
+
+    number: int
+    """Of the run, counted from 0."""
+    config_number: int
+    config: Config
+    budget: Budget | None
+    rung: int
+    bracket: int
+    origin: str
+    seen: int
+    """How many finished runs the suggestion was made from."""
+    attempt: int
+    loss: float | None
+    """None while it runs, infinity where it failed."""
+    seconds: float
+    values: dict[str, float]
+    error: str
+    finished: datetime | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON; infinity is null."""
+        loss = self.loss if self.loss is not None and math.isfinite(self.loss) else None
+        return vars(self) | {
+            "loss": loss,
+            "state": "running" if self.loss is None else "failed" if self.error else "finished",
+            "finished": self.finished and self.finished.isoformat(),
+        }
+
+
+class Store:
+    """The trials of one study."""
+
+    def __init__(self, storage: str | None, name: str, plan: dict[str, Any], *, resume: bool) -> None:
+        """Open a study or begin one. storage: an Optuna URL (sqlite:///study.db), None keeps it in memory.
+
+        plan: what defines the study; a study of that name with another plan is an InputError.
+        """
+        import optuna
+
+        self._optuna = optuna
+        self.url = storage
+        with _quiet(optuna):
+            self.storage = _open(optuna, storage)
+            names = {summary.study_name for summary in optuna.get_all_study_summaries(self.storage)}
+            if resume and name not in names:
+                raise InputError(
+                    f"no study '{name}' in {storage}.{nearest(name, names)} There are {sorted(names) or 'none'}"
+                )
+            study = optuna.create_study(
+                storage=self.storage, study_name=name, load_if_exists=True, direction="minimize"
+            )
+        self.study = study
+        self._id = self.storage.get_study_id_from_name(name)
+        self._agree(plan, name)
+        self._ids: dict[int, int] = {}
+
+    def _agree(self, plan: dict[str, Any], name: str) -> None:
+        """Write the plan of a new study; raise an InputError where an old one has another."""
+        wanted = {"paretune": SCHEMA} | json.loads(json.dumps(plan, default=repr))
+        found = self.study.user_attrs
+        if "paretune" not in found:
+            if self.study.get_trials(deepcopy=False):
+                raise InputError(f"study '{name}' in {self.url} was not made by paretune; choose another name")
+            for key, value in wanted.items():
+                self.study.set_user_attr(key, value)
+            return
+        if found["paretune"] > SCHEMA:
+            raise InputError(
+                f"study '{name}' was made by a newer paretune (schema {found['paretune']}); update this one"
+            )
+        for key in ("space", "method"):
+            if found.get(key) != wanted.get(key):
+                raise InputError(
+                    f"study '{name}' in {self.url} has another {key}:\n  there {json.dumps(found.get(key))}\n  "
+                    "here  "
+                    f"{json.dumps(wanted.get(key))}\nChoose another name, or give what it was begun with"
+                )
+
+    def begin(self, trial: Trial, space: Space) -> int:
+        """Store that a run begins, and return its number."""
+        template = self._optuna.trial.create_trial(
+            state=self._optuna.trial.TrialState.RUNNING,
+            params={n: v for n, v in trial.config.items() if not isinstance(space[n], Constant)} | {},
+            distributions={
+                n: _distribution(self._optuna, space[n])
+                for n in trial.config
+                if not isinstance(space[n], Constant)
+            },
+            user_attrs={
+                "config": trial.config,
+                "config_number": trial.config_number,
+                "budget": trial.budget,
+                "rung": trial.rung,
+                "bracket": trial.bracket,
+                "origin": trial.origin,
+                "seen": trial.seen,
+                "attempt": trial.attempt,
+            },
+        )
+        identity = self.storage.create_new_trial(self._id, template_trial=template)
+        number = int(self.storage.get_trial_number_from_id(identity))
+        self._ids[number] = identity
+        return number
+
+    def end(self, number: int, outcome: Any, rung: int, *, full: bool) -> None:
+        """Store how a run ended."""
+        states, identity = self._optuna.trial.TrialState, self._ids[number]
+        attributes = {"seconds": outcome.seconds, "values": outcome.values, "error": outcome.error}
+        self.storage.set_trial_user_attr(identity, "outcome", attributes)
+        if outcome.details:
+            self.storage.set_trial_user_attr(identity, "traceback", outcome.details)
+        if outcome.error:
+            self.storage.set_trial_state_values(identity, states.FAIL)
+            return
+        if not full:
+            self.storage.set_trial_intermediate_value(identity, rung, outcome.loss)
+        self.storage.set_trial_state_values(identity, states.COMPLETE if full else states.PRUNED, [outcome.loss])
+
+    def lose(self, number: int) -> None:
+        """Store that a run was lost with its process."""
+        states, identity = self._optuna.trial.TrialState, self._ids[number]
+        attributes = {"seconds": 0.0, "values": {}, "error": LOST}
+        self.storage.set_trial_user_attr(identity, "outcome", attributes)
+        self.storage.set_trial_state_values(identity, states.FAIL)
+
+    def read(self) -> list[Trial]:
+        """Return all runs in the order of their numbers."""
+        found = []
+        for trial in self.storage.get_all_trials(self._id, deepcopy=False):
+            self._ids[trial.number] = trial._trial_id
+            attributes = trial.user_attrs
+            outcome = attributes.get("outcome", {"seconds": 0.0, "values": {}, "error": ""})
+            states = self._optuna.trial.TrialState
+            loss: float | None = None
+            if trial.state in (states.COMPLETE, states.PRUNED):
+                loss = float(trial.values[0])
+            elif trial.state == states.FAIL:
+                loss = np.inf
+            found.append(
+                Trial(
+                    number=trial.number,
+                    **{key: attributes[key] for key in (
+                        "config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt"
+                    )},
+                    loss=loss,
+                    **outcome,
+                    finished=trial.datetime_complete,
+                )
+            )  # fmt: skip
+        return found
+
+
+LOST = "lost with the process that ran it"
+
+
+def _open(optuna: Any, url: str | None) -> Any:
+    if url is None:
+        return optuna.storages.InMemoryStorage()
+    if not isinstance(url, str) or "://" not in url:
+        raise InputError(f"storage={url!r} must be a URL as sqlite:///study.db")
+    if not url.startswith("sqlite:///"):
+        return optuna.storages.RDBStorage(url)
+    path = Path(url.removeprefix("sqlite:///"))
+    if not path.parent.is_dir():
+        raise InputError(f"storage: there is no folder '{path.parent}' for {path.name}")
+    try:
+        with sqlite3.connect(path, timeout=TIMEOUT) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+        storage = optuna.storages.RDBStorage(
+            url, engine_kwargs={"connect_args": {"timeout": TIMEOUT, "factory": _Relaxed}}
+        )
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"storage: {path} is no SQLite database that can be used ({error}); it was left as it is"
+        ) from error
+    return storage
+
+
+class _Relaxed(sqlite3.Connection):
+    """In WAL mode a commit needs no fsync to survive the end of the process, only to survive a power cut."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.execute("PRAGMA synchronous=NORMAL").close()
+
+
+def _distribution(optuna: Any, parameter: Parameter) -> Any:
+    kinds = optuna.distributions
+    if isinstance(parameter, Float):
+        return kinds.FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    if isinstance(parameter, Int):
+        return kinds.IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    choices = parameter.choices  # type: ignore[attr-defined]
+    return kinds.CategoricalDistribution(list(choices))
+
+
+@contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Keep Optuna's log to warnings."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,286 @@
+"""The search: ask the schedule what to run, the sampler for new configurations, run, store, tell, until a limit.
+
+All that is known of a study lies in its storage. A study that is opened again takes in its trials: finished runs
+are told to the schedule and the sampler as if they had ended now, and those that were under way are done again,
+twice at most. A suggestion depends on the study's seed, its own number and the results it says it has seen, on
+nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from paretune.errors import RunError
+from paretune.search._results import Growing
+from paretune.search._schedule.schedules import Job, Past
+from paretune.search._space.space import Config, Space, key
+from paretune.search._study.limits import Limits, Spec, limits_of
+from paretune.search._study.method import Method, method_of
+from paretune.search._study.objective import Objective, Outcome, Run, arity, call
+from paretune.search._study.plain import space_to_json
+from paretune.search._study.storage import Store, Trial
+from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
+from paretune.search.samplers._grid import Grid
+
+ATTEMPTS = 3
+"""A run that is lost is begun so many times in all."""
+FIRST_FAILURES = 5
+"""So many failures and nothing else at the beginning stop a study, and so does more than half of all runs."""
+TRIES = 5
+"""A suggestion that was made before is asked for anew so often."""
+LISTED = 10_000
+"""A space of at most so many configurations is listed to find one that was not tried."""
+
+
+@final
+@dataclass(frozen=True)
+class Result:
+    """What a study found."""
+
+    best: Trial | None
+    """The run of the least loss on the largest budget that was finished on; None where every run failed."""
+    trials: tuple[Trial, ...]
+    ended: str
+    """Which limit ended it, or that there was nothing left to try."""
+
+    @property
+    def config(self) -> Config:
+        """The best configuration."""
+        if self.best is None:
+            raise RunError(f"no run of the study succeeded ({len(self.trials)} failed)")
+        return dict(self.best.config)
+
+
+def minimize(
+    objective: Objective,
+    space: Space | Mapping[str, Any],
+    method: Method = "bohb",
+    budget: Spec = 100,
+    *,
+    storage: str | None = None,
+    name: str = "study",
+    seed: int = 0,
+    folder: str | Path | None = None,
+    listen: Callable[[str, dict[str, Any]], None] | None = None,
+) -> Result:
+    """Search for the configuration with the least loss.
+
+    objective: (config, budget, context) -> the loss, or {"loss": ..., other numbers}; it may take the first one or
+        two alone. budget is None by methods that have none. context: see `Run`.
+    space: a Space, or a mapping of parameters.
+    method: a name that `paretune methods samplers` lists, one with settings ({"bohb": {"min": 1, "max": 27}}),
+        or a sampler.
+    budget: of the search: a number of runs, wall time ("30min"), or {"runs": 20} and its like (`limits_of`).
+        Runs and work of earlier processes of the same study count.
+    storage: an Optuna URL, as sqlite:///study.db; None keeps nothing. A study of that name goes on.
+    seed: with one worker the same seed gives the same study. folder: where runs may leave checkpoints.
+    listen: told what happens, as ("run", {...}).
+
+    A run that raises, or returns no finite number, counts as the worst result. Where the first 5 runs, or more
+    than half of all, fail, the study stops with the commonest reason.
+    """
+    space = space if isinstance(space, Space) else Space(space)
+    sampler, limits = method_of(method), limits_of(budget)
+    arity(objective)
+    plan = {"space": space_to_json(space), "method": method_to_json(sampler), "seed": seed}
+    store = Store(storage, name, plan, resume=False)
+    search = Search(
+        objective, space, sampler, limits, store, seed, None if folder is None else Path(folder), listen or _ignore
+    )
+    return search.run()
+
+
+def method_to_json(sampler: Sampler) -> dict[str, Any]:
+    """Return a sampler's name and settings."""
+    settings = {name: value for name, value in vars(sampler).items() if not name.startswith("_")}
+    return {sampler.name: json.loads(json.dumps(settings, default=repr))}
+
+
+def _ignore(kind: str, fields: dict[str, Any]) -> None:
+    """Listen to nothing."""
+
+
+@final
+class Search:
+    """A study under way, in this process."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        space: Space,
+        sampler: Sampler,
+        limits: Limits,
+        store: Store,
+        seed: int,
+        folder: Path | None,
+        listen: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self.objective, self.space, self.sampler, self.limits = objective, space, sampler, limits
+        self.store, self.seed, self.folder, self.listen = store, seed, folder, listen
+        self.budgets = sampler.budgets
+        self.schedule = sampler.schedule(1)
+        self.results = Growing(len(space))
+        self.trials: dict[int, Trial] = {}
+        self.configs: list[tuple[Any, Config, str, int]] = []
+        """Row, configuration, origin and results seen of every configuration, by its number."""
+        self.known: set[str] = set()
+        self.again: list[Trial] = []
+        """Runs that were lost, to be begun anew."""
+        self.began = time.monotonic()
+        self._restore()
+
+    def run(self) -> Result:
+        """Run until a limit is reached or there is nothing left to try."""
+        while (ended := self._ended()) is None:
+            try:
+                trial, job = self._next()
+            except Exhausted as error:
+                ended = str(error)
+                break
+            outcome = call(self.objective, trial.config, trial.budget, self._context(trial))
+            self._end(trial, job, outcome)
+            self._stop_where_all_fails()
+        return Result(self.best(), tuple(self.trials[number] for number in sorted(self.trials)), ended)
+
+    def best(self) -> Trial | None:
+        """Return the best run on the largest budget that any run was finished on."""
+        finished = [
+            trial for trial in self.trials.values() if trial.loss is not None and math.isfinite(trial.loss)
+        ]
+        if not finished:
+            return None
+        top = max(trial.rung for trial in finished)
+        return min((t for t in finished if t.rung == top), key=lambda t: (t.loss, t.number))
+
+    def _ended(self) -> str | None:
+        trials = [trial for trial in self.trials.values() if trial.attempt == 1]
+        return self.limits.reached(
+            trials=len(trials),
+            runs=sum(self._share(trial) for trial in trials),
+            wall=time.monotonic() - self.began,
+            work=sum(trial.seconds for trial in self.trials.values()),
+        )
+
+    def _share(self, trial: Trial) -> float:
+        most = self.budgets[-1]
+        return 1.0 if most is None or trial.budget is None else float(trial.budget) / float(most)
+
+    def _next(self) -> tuple[Trial, Job]:
+        """Store that the next run begins, and return it."""
+        if self.again:
+            lost = self.again.pop(0)
+            job = Job(lost.rung, lost.bracket)
+            trial = replace(lost, attempt=lost.attempt + 1, loss=None, error="", finished=None)
+        else:
+            job = self.schedule.next()
+            number = len(self.configs) if job.config is None else job.config
+            if job.config is None:
+                suggestion = self._suggest(number)
+                self.configs.append((suggestion.row, suggestion.config, suggestion.origin, len(self.results)))
+                self.known.add(key(suggestion.config))
+            _, config, origin, seen = self.configs[number]
+            trial = Trial(
+                number=-1, config_number=number, config=config, budget=self.budgets[job.rung], rung=job.rung,
+                bracket=job.bracket, origin=origin if job.config is None else "promoted", seen=seen, attempt=1,
+                loss=None, seconds=0.0, values={}, error="", finished=None,
+            )  # fmt: skip
+        trial = replace(trial, number=self.store.begin(trial, self.space))
+        self.trials[trial.number] = trial
+        return trial, job
+
+    def _suggest(self, number: int) -> Suggestion:
+        """Return a configuration that was not tried before; `Exhausted` where all were."""
+        results = self.results.results()
+        for attempt in range(TRIES):
+            generator = np.random.default_rng([self.seed, number, attempt])
+            suggestion = self.sampler.suggest(self.space, results, generator, number)
+            if key(suggestion.config) not in self.known:
+                return suggestion
+        if self.space.count > LISTED:
+            return from_prior(self.space, generator)
+        left = [config for config in Grid(max_points=LISTED).grid(self.space) if key(config) not in self.known]
+        if not left:
+            raise Exhausted(f"all {len(self.known)} configurations were tried")
+        config = left[int(generator.integers(len(left)))]
+        return Suggestion(self.space.row(config), config, "random")
+
+    def _context(self, trial: Trial) -> Run:
+        place = None
+        if self.folder is not None:
+            place = self.folder / f"config-{trial.config_number:05}"
+            place.mkdir(parents=True, exist_ok=True)
+        seed = int(np.random.SeedSequence([self.seed, trial.config_number]).generate_state(1)[0])
+        return Run(
+            seed=seed,
+            checkpoint_dir=place,
+            report=lambda step, loss: self.listen("report", {"run": trial.number, "step": step, "loss": loss}),
+        )
+
+    def _end(self, trial: Trial, job: Job, outcome: Outcome) -> None:
+        self.store.end(trial.number, outcome, trial.rung, full=trial.rung == len(self.budgets) - 1)
+        ended = replace(
+            trial, loss=outcome.loss, seconds=outcome.seconds, values=outcome.values, error=outcome.error
+        )
+        self._take(ended)
+        self.schedule.tell(job, trial.config_number, outcome.loss)
+        self.listen("run", ended.to_json())
+
+    def _take(self, trial: Trial) -> None:
+        """Take in a finished run."""
+        assert trial.loss is not None
+        self.trials[trial.number] = trial
+        self.results.add(self.configs[trial.config_number][0], trial.loss, trial.rung)
+
+    def _restore(self) -> None:
+        """Take in what the storage holds."""
+        stored = self.store.read()
+        last: dict[tuple[int, int], Trial] = {}
+        for trial in stored:
+            self.trials[trial.number] = trial
+            if trial.config_number == len(self.configs):
+                origin = trial.origin
+                self.configs.append((self.space.row(trial.config), trial.config, origin, trial.seen))
+                self.known.add(key(trial.config))
+            last[trial.config_number, trial.rung] = trial  # a later attempt stands for an earlier one
+        for trial in list(last.values()):
+            if trial.loss is None:
+                self.store.lose(trial.number)
+                lost = Outcome(math.inf, 0.0, error="lost with the process that ran it")
+                given_up = trial.attempt >= ATTEMPTS
+                self.trials[trial.number] = replace(trial, loss=math.inf, error=lost.error)
+                if given_up:
+                    last[trial.config_number, trial.rung] = self.trials[trial.number]
+                else:
+                    self.again.append(trial)
+        self.schedule.restore(
+            Past(trial.config_number, trial.rung, trial.bracket, trial.loss) for trial in last.values()
+        )
+        finished = [trial for trial in last.values() if trial.loss is not None]
+        for trial in sorted(finished, key=lambda trial: (trial.finished is None, trial.finished, trial.number)):
+            self._take(trial)
+
+    def _stop_where_all_fails(self) -> None:
+        ended = [trial for trial in self.trials.values() if trial.loss is not None and not _is_lost(trial)]
+        failed = [trial for trial in ended if trial.error]
+        if len(failed) < FIRST_FAILURES or (len(failed) < len(ended) and len(failed) <= len(ended) / 2):
+            return
+        (reason, count), *_ = Counter(trial.error for trial in failed).most_common(1)
+        example = next(trial for trial in failed if trial.error == reason)
+        raise RunError(
+            f"{len(failed)} of {len(ended)} runs failed, and the search was stopped. The commonest reason, "
+            f"{count} "
+            f"times: {reason} (run {example.number}, {example.config!r}). What was finished is kept"
+        )
+
+
+def _is_lost(trial: Trial) -> bool:
+    return trial.error.startswith("lost with the process")

@@ -1,0 +1,116 @@
+"""What every sampler is: it suggests configurations, and says on which budgets they run and in what order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paretune.errors import RecipeError, nearest
+from paretune.recipe import Range, check_ranges
+from paretune.search._results import Results
+from paretune.search._schedule.ladder import Budget, ladder
+from paretune.search._schedule.schedules import Flat, Halving, Hyperband, Schedule
+from paretune.search._space.space import Config, Space
+
+Array = NDArray[np.float64]
+
+
+class Exhausted(Exception):
+    """A sampler has no configuration left that was not suggested before."""
+
+
+@final
+@dataclass(frozen=True)
+class Suggestion:
+    """A configuration to try."""
+
+    row: Array
+    """(parameters,), as `Space.row` gives it."""
+    config: Config
+    origin: str
+    """Where it came from: `grid`, `random`, `model`."""
+
+
+class Sampler(ABC):
+    """Suggests configurations. Subclasses are frozen dataclasses with a `name` and their settings as fields."""
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def budgets(self) -> tuple[Budget | None, ...]:
+        """The ladder of budgets, the smallest first; one None where the objective has no budget."""
+
+    @abstractmethod
+    def schedule(self, workers: int) -> Schedule:
+        """Return a fresh schedule over that ladder."""
+
+    @abstractmethod
+    def suggest(self, space: Space, results: Results, generator: np.random.Generator, number: int) -> Suggestion:
+        """Return the suggestion of a number, counted from 0; it may depend on what is given here alone.
+
+        Raises `Exhausted` where there is no other configuration.
+        """
+
+
+class OneBudget(Sampler):
+    """A sampler whose runs all have the full budget."""
+
+    @property
+    def budgets(self) -> tuple[Budget | None, ...]:
+        """No budgets: the objective runs to its end."""
+        return (None,)
+
+    def schedule(self, workers: int) -> Schedule:
+        """Return the schedule of one budget."""
+        return Flat()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halved(Sampler):
+    """The settings of samplers whose runs begin on small budgets, of which the best go on to larger ones."""
+
+    min: Budget = 1
+    """The smallest budget."""
+    max: Budget = 81
+    """The budget of a full run."""
+    eta: Annotated[int, Range(2, 100)] = 3
+    """One of eta goes on to the next budget, which is eta times as large."""
+    unit: str = ""
+    """What a budget counts (epochs, samples), for people."""
+    promote: str = "auto"
+    """`together`, when a rung is full (Hyperband); `alone`, as soon as it is due (asynchronous); `auto`: alone
+    where several workers would wait for each other."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        ladder(self.min, self.max, self.eta)
+        if self.promote not in PROMOTE:
+            raise RecipeError(
+                f"{self.name}: promote='{self.promote}' must be one of {', '.join(PROMOTE)}."
+                f"{nearest(self.promote, PROMOTE)}"
+            )
+
+    @property
+    def budgets(self) -> tuple[Budget | None, ...]:
+        """The ladder from `max` downwards."""
+        return ladder(self.min, self.max, self.eta)
+
+    def schedule(self, workers: int) -> Schedule:
+        """Return Hyperband's schedule, or the asynchronous one."""
+        alone = workers > 1 if self.promote == "auto" else self.promote == "alone"
+        rungs = len(self.budgets)
+        return Halving(rungs, self.eta) if alone else Hyperband(rungs, self.eta)
+
+
+PROMOTE = ("auto", "together", "alone")
+
+
+def from_prior(space: Space, generator: np.random.Generator) -> Suggestion:
+    """Return a draw from the priors that no rule forbids."""
+    row, config = next(space.draws(lambda n: generator.random((n, len(space)))))
+    return Suggestion(row, config, "random")
