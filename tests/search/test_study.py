@@ -92,7 +92,10 @@ def test_a_study_that_is_cut_off_goes_on_as_if_it_had_not_been(name, tmp_path):
     }
     (lost,) = [trial for trial in result.trials if trial.error]
     (anew,) = [trial for trial in result.trials if trial.attempt == 2]
-    assert "lost with the process" in lost.error and (anew.config, anew.rung) == (lost.config, lost.rung)
+    assert lost.error.startswith("lost: the study's process ended") and (anew.config, anew.rung) == (
+        lost.config,
+        lost.rung,
+    )
     assert result.best.config == straight.best.config
 
 

@@ -155,10 +155,10 @@ class Store:
             self.storage.set_trial_intermediate_value(identity, rung, outcome.loss)
         self.storage.set_trial_state_values(identity, states.COMPLETE if full else states.PRUNED, [outcome.loss])
 
-    def lose(self, number: int) -> None:
+    def lose(self, number: int, why: str) -> None:
         """Store that a run was lost with its process."""
         states, identity = self._optuna.trial.TrialState, self._ids[number]
-        attributes = {"seconds": 0.0, "values": {}, "error": LOST}
+        attributes = {"seconds": 0.0, "values": {}, "error": f"{LOST}: {why}"}
         self.storage.set_trial_user_attr(identity, "outcome", attributes)
         self.storage.set_trial_state_values(identity, states.FAIL)
 
@@ -189,7 +189,8 @@ class Store:
         return found
 
 
-LOST = "lost with the process that ran it"
+LOST = "lost"
+"""What the error of a run begins with whose process ended."""
 
 
 def _open(optuna: Any, url: str | None) -> Any:

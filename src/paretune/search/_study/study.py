@@ -19,18 +19,22 @@ from typing import Any, final
 
 import numpy as np
 
-from paretune.errors import RunError
+from paretune.errors import RunError, check_whole
 from paretune.search._results import Growing
 from paretune.search._schedule.schedules import Job, Past
 from paretune.search._space.space import Config, Space, key
-from paretune.search._study.limits import Limits, Spec, limits_of
+from paretune.search._study.executors import Executor, InProcess, Lost, Processes
+from paretune.search._study.executors import Job as Work
+from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
-from paretune.search._study.objective import Objective, Outcome, Run, arity, call
+from paretune.search._study.objective import Objective, Outcome, arity
 from paretune.search._study.plain import space_to_json
-from paretune.search._study.storage import Store, Trial
+from paretune.search._study.storage import LOST, Store, Trial
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
 from paretune.search.samplers._grid import Grid
 
+DRIVER = "the study's process ended"
+INTERRUPTED = "interrupted"
 ATTEMPTS = 3
 """A run that is lost is begun so many times in all."""
 FIRST_FAILURES = 5
@@ -69,6 +73,9 @@ def minimize(
     storage: str | None = None,
     name: str = "study",
     seed: int = 0,
+    workers: int = 1,
+    timeout: float | str | None = None,
+    memory: int | None = None,
     folder: str | Path | None = None,
     listen: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> Result:
@@ -83,6 +90,9 @@ def minimize(
         Runs and work of earlier processes of the same study count.
     storage: an Optuna URL, as sqlite:///study.db; None keeps nothing. A study of that name goes on.
     seed: with one worker the same seed gives the same study. folder: where runs may leave checkpoints.
+    workers: above 1, runs happen in so many processes of their own; the objective must then be defined at the
+        top of a module. timeout: of a run, "10min"; one that takes longer is killed and counts as failed.
+        memory: bytes that a worker may have. Both put runs into a process of their own with one worker, too.
     listen: told what happens, as ("run", {...}).
 
     A run that raises, or returns no finite number, counts as the worst result. Where the first 5 runs, or more
@@ -92,11 +102,29 @@ def minimize(
     sampler, limits = method_of(method), limits_of(budget)
     arity(objective)
     plan = {"space": space_to_json(space), "method": method_to_json(sampler), "seed": seed}
+    place, listen = None if folder is None else Path(folder), listen or _ignore
+    executor = _executor(objective, listen, workers, timeout, memory)
     store = Store(storage, name, plan, resume=False)
-    search = Search(
-        objective, space, sampler, limits, store, seed, None if folder is None else Path(folder), listen or _ignore
-    )
-    return search.run()
+    return Search(executor, space, sampler, limits, store, seed, place, listen).run()
+
+
+def _executor(
+    objective: Objective,
+    listen: Callable[[str, dict[str, Any]], None],
+    workers: int,
+    timeout: float | str | None,
+    memory: int | None,
+) -> Executor:
+    check_whole("workers", workers)
+    check_whole("memory", memory)
+
+    def report(run: int, step: int, loss: float) -> None:
+        listen("report", {"run": run, "step": step, "loss": loss})
+
+    if workers == 1 and timeout is None and memory is None:
+        return InProcess(objective, report)
+    most = None if timeout is None else seconds(timeout, "timeout")
+    return Processes(objective, report, workers, timeout=most, memory=memory)
 
 
 def method_to_json(sampler: Sampler) -> dict[str, Any]:
@@ -111,11 +139,11 @@ def _ignore(kind: str, fields: dict[str, Any]) -> None:
 
 @final
 class Search:
-    """A study under way, in this process."""
+    """A study under way: this process decides and writes, an executor runs."""
 
     def __init__(
         self,
-        objective: Objective,
+        executor: Executor,
         space: Space,
         sampler: Sampler,
         limits: Limits,
@@ -124,10 +152,10 @@ class Search:
         folder: Path | None,
         listen: Callable[[str, dict[str, Any]], None],
     ) -> None:
-        self.objective, self.space, self.sampler, self.limits = objective, space, sampler, limits
+        self.executor, self.space, self.sampler, self.limits = executor, space, sampler, limits
         self.store, self.seed, self.folder, self.listen = store, seed, folder, listen
         self.budgets = sampler.budgets
-        self.schedule = sampler.schedule(1)
+        self.schedule = sampler.schedule(executor.slots)
         self.results = Growing(len(space))
         self.trials: dict[int, Trial] = {}
         self.configs: list[tuple[Any, Config, str, int]] = []
@@ -135,21 +163,50 @@ class Search:
         self.known: set[str] = set()
         self.again: list[Trial] = []
         """Runs that were lost, to be begun anew."""
+        self.running: dict[int, Job] = {}
+        """What is under way, by the number of the run."""
         self.began = time.monotonic()
         self._restore()
 
     def run(self) -> Result:
-        """Run until a limit is reached or there is nothing left to try."""
-        while (ended := self._ended()) is None:
+        """Run until a limit is reached or there is nothing left to try.
+
+        Interrupted once, what runs is waited for and nothing more is begun; twice, it is stopped and will be run
+        again when the study goes on.
+        """
+        ended: str | None = None
+        try:
+            while True:
+                try:
+                    if ended != INTERRUPTED:
+                        ended = self._fill()
+                    if not self.running:
+                        break
+                    for number, outcome in self.executor.wait():
+                        self._end(number, outcome)
+                    self._stop_where_all_fails()
+                except KeyboardInterrupt:
+                    if ended == INTERRUPTED or isinstance(self.executor, InProcess):
+                        raise
+                    ended = INTERRUPTED
+        finally:
+            self.executor.stop()
+        assert ended is not None
+        return Result(self.best(), tuple(self.trials[number] for number in sorted(self.trials)), ended)
+
+    def _fill(self) -> str | None:
+        """Begin runs while there are free slots; return what ends the study, or None."""
+        while len(self.running) < self.executor.slots:
+            ended = self._ended()
+            if ended is not None and not (self.again and ended.startswith(("trials", "runs"))):
+                return ended  # what was lost is counted already, and done again
             try:
                 trial, job = self._next()
             except Exhausted as error:
-                ended = str(error)
-                break
-            outcome = call(self.objective, trial.config, trial.budget, self._context(trial))
-            self._end(trial, job, outcome)
-            self._stop_where_all_fails()
-        return Result(self.best(), tuple(self.trials[number] for number in sorted(self.trials)), ended)
+                return str(error)
+            self.running[trial.number] = job
+            self.executor.start(self._job(trial))
+        return None
 
     def best(self) -> Trial | None:
         """Return the best run on the largest budget that any run was finished on."""
@@ -199,7 +256,8 @@ class Search:
 
     def _suggest(self, number: int) -> Suggestion:
         """Return a configuration that was not tried before; `Exhausted` where all were."""
-        results = self.results.results()
+        pending = [self.configs[self.trials[number].config_number][0] for number in self.running]
+        results = self.results.results(np.array(pending).reshape(-1, len(self.space)))
         for attempt in range(TRIES):
             generator = np.random.default_rng([self.seed, number, attempt])
             suggestion = self.sampler.suggest(self.space, results, generator, number)
@@ -213,20 +271,26 @@ class Search:
         config = left[int(generator.integers(len(left)))]
         return Suggestion(self.space.row(config), config, "random")
 
-    def _context(self, trial: Trial) -> Run:
+    def _job(self, trial: Trial) -> Work:
         place = None
         if self.folder is not None:
             place = self.folder / f"config-{trial.config_number:05}"
             place.mkdir(parents=True, exist_ok=True)
         seed = int(np.random.SeedSequence([self.seed, trial.config_number]).generate_state(1)[0])
-        return Run(
-            seed=seed,
-            checkpoint_dir=place,
-            report=lambda step, loss: self.listen("report", {"run": trial.number, "step": step, "loss": loss}),
-        )
+        return Work(trial.number, trial.config, trial.budget, seed, place)
 
-    def _end(self, trial: Trial, job: Job, outcome: Outcome) -> None:
-        self.store.end(trial.number, outcome, trial.rung, full=trial.rung == len(self.budgets) - 1)
+    def _end(self, number: int, outcome: Outcome | Lost) -> None:
+        """Store how a run ended, and tell the schedule; one that was lost is to be done again."""
+        trial, job = self.trials[number], self.running.pop(number)
+        if isinstance(outcome, Lost):
+            if trial.attempt < ATTEMPTS:
+                self.store.lose(number, outcome.why)
+                self.again.append(trial)
+                self.trials[number] = replace(trial, loss=math.inf, error=f"{LOST}: {outcome.why}")
+                self.listen("run", self.trials[number].to_json())
+                return
+            outcome = Outcome(math.inf, outcome.seconds, error=f"{outcome.why}, {ATTEMPTS} times")
+        self.store.end(number, outcome, trial.rung, full=trial.rung == len(self.budgets) - 1)
         ended = replace(
             trial, loss=outcome.loss, seconds=outcome.seconds, values=outcome.values, error=outcome.error
         )
@@ -253,11 +317,9 @@ class Search:
             last[trial.config_number, trial.rung] = trial  # a later attempt stands for an earlier one
         for trial in list(last.values()):
             if trial.loss is None:
-                self.store.lose(trial.number)
-                lost = Outcome(math.inf, 0.0, error="lost with the process that ran it")
-                given_up = trial.attempt >= ATTEMPTS
-                self.trials[trial.number] = replace(trial, loss=math.inf, error=lost.error)
-                if given_up:
+                self.store.lose(trial.number, DRIVER)
+                self.trials[trial.number] = replace(trial, loss=math.inf, error=f"{LOST}: {DRIVER}")
+                if trial.attempt >= ATTEMPTS:
                     last[trial.config_number, trial.rung] = self.trials[trial.number]
                 else:
                     self.again.append(trial)
@@ -283,4 +345,4 @@ class Search:
 
 
 def _is_lost(trial: Trial) -> bool:
-    return trial.error.startswith("lost with the process")
+    return trial.error.startswith(LOST)

@@ -1,0 +1,243 @@
+"""Where runs happen: in this process, or in worker processes on this machine. The study sees three calls.
+
+A worker is a fresh process (spawn) that serves one run after the other. One that dies (out of memory, a
+segmentation fault, kill -9) costs the run that it had, which is told as lost, and another takes its place.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, final
+
+from paretune.errors import InputError
+from paretune.search._study.objective import Objective, Outcome, Run, call
+
+Report = Callable[[int, int, float], None]
+"""(run, step, loss), told under way."""
+GRACE = 5.0
+"""Seconds that a worker has to end by itself."""
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """A run as it is handed to an executor."""
+
+    number: int
+    config: dict[str, Any]
+    budget: Any
+    seed: int
+    checkpoint_dir: Path | None
+
+
+@final
+@dataclass(frozen=True)
+class Lost:
+    """A run that ended with its process."""
+
+    why: str
+    seconds: float
+
+
+class Executor(ABC):
+    """Runs an objective."""
+
+    slots: int
+    """Runs at the same time."""
+
+    @abstractmethod
+    def start(self, job: Job) -> None:
+        """Begin a run; there is a free slot."""
+
+    @abstractmethod
+    def wait(self) -> list[tuple[int, Outcome | Lost]]:
+        """Return the runs that have ended since, at least one where any is under way."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End all runs at once; what was under way is lost."""
+
+
+@final
+class InProcess(Executor):
+    """Runs in this process, one at a time."""
+
+    slots = 1
+
+    def __init__(self, objective: Objective, report: Report) -> None:
+        self._objective, self._report = objective, report
+        self._job: Job | None = None
+
+    def start(self, job: Job) -> None:
+        """Take a job, which `wait` runs."""
+        self._job = job
+
+    def wait(self) -> list[tuple[int, Outcome | Lost]]:
+        """Run it."""
+        assert self._job is not None
+        job, self._job = self._job, None
+        tell = lambda step, loss: self._report(job.number, step, loss)  # noqa: E731
+        return [
+            (job.number, call(self._objective, job.config, job.budget, Run(job.seed, job.checkpoint_dir, tell)))
+        ]
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    job: Job | None = None
+    began: float = 0.0
+    reports: list[Any] = field(default_factory=list)
+
+    @property
+    def took(self) -> float:
+        return time.monotonic() - self.began
+
+
+@final
+class Processes(Executor):
+    """Worker processes on this machine.
+
+    timeout: seconds after which a run is killed and counts as failed. memory: bytes that a worker may have.
+    """
+
+    def __init__(
+        self, objective: Objective, report: Report, slots: int, *, timeout: float | None, memory: int | None
+    ) -> None:
+        try:
+            self._objective = pickle.dumps(objective)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"workers={slots}: the objective cannot be sent to another process ({error}); define it at the "
+                "top "
+                "of a module, not as a lambda or inside of a function"
+            ) from error
+        self._report, self.slots = report, slots
+        self._timeout, self._memory = timeout, memory
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+
+    def start(self, job: Job) -> None:
+        """Give the job to a worker that is free, or to a new one."""
+        free = next((worker for worker in self._workers if worker.job is None), None)
+        worker = self._begun() if free is None else free
+        worker.job, worker.began = job, time.monotonic()
+        try:
+            worker.connection.send(job)
+        except OSError:  # it died while it had nothing to do
+            self._workers.remove(worker)
+            worker = self._begun()
+            worker.job, worker.began = job, time.monotonic()
+            worker.connection.send(job)
+
+    def wait(self) -> list[tuple[int, Outcome | Lost]]:
+        """Return what has ended: outcomes, and runs whose worker died or was killed for its time."""
+        found: list[tuple[int, Outcome | Lost]] = []
+        while not found and any(worker.job for worker in self._workers):
+            busy = [worker for worker in self._workers if worker.job is not None]
+            left = None if self._timeout is None else max(0.0, min(self._timeout - worker.took for worker in busy))
+            ready = wait(
+                [worker.connection for worker in busy] + [worker.process.sentinel for worker in busy], left
+            )
+            for worker in busy:
+                ended = self._look(worker, ready)
+                if ended is not None:
+                    found.append(ended)
+        return found
+
+    def stop(self) -> None:
+        """End all workers, those with a run too."""
+        for worker in self._workers:
+            if worker.job is None and worker.process.is_alive():
+                try:
+                    worker.connection.send(None)
+                except OSError:
+                    continue
+            else:
+                worker.process.kill()
+        for worker in self._workers:
+            worker.process.join(GRACE)
+            worker.process.kill()
+            worker.connection.close()
+        self._workers.clear()
+
+    def _begun(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._objective, self._memory), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(process, ours))
+        return self._workers[-1]
+
+    def _look(self, worker: _Worker, ready: list[Any]) -> tuple[int, Outcome | Lost] | None:
+        """Return how a worker's run ended, None where it goes on."""
+        assert worker.job is not None
+        number = worker.job.number
+        try:
+            while worker.connection.poll():
+                kind, content = worker.connection.recv()
+                if kind == "report":
+                    self._report(number, *content)
+                    continue
+                worker.job = None
+                return number, content
+        except (EOFError, OSError):
+            pass  # it died; its sentinel says so
+        if not worker.process.is_alive():
+            self._workers.remove(worker)
+            return number, Lost(_why(worker.process.exitcode), worker.took)
+        if self._timeout is not None and worker.took >= self._timeout:
+            worker.process.kill()
+            worker.process.join(GRACE)
+            self._workers.remove(worker)
+            told = f"it took longer than timeout={self._timeout:g} s and was killed"
+            return number, Outcome(math.inf, worker.took, error=told)
+        return None
+
+
+def _why(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"its worker was ended by {name}{hint}"
+    return f"its worker ended with exit code {code}"
+
+
+def _serve(connection: Connection, objective: bytes, memory: int | None) -> None:
+    """Run one job after the other until there are no more, in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which lets runs end
+    if memory is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    function, parent = pickle.loads(objective), os.getppid()
+    while True:
+        while not connection.poll(1.0):
+            if os.getppid() != parent:  # the driver was killed
+                return
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):
+            return
+        if job is None:
+            return
+        tell = lambda step, loss: connection.send(("report", (step, loss)))  # noqa: E731
+        outcome = call(function, job.config, job.budget, Run(job.seed, job.checkpoint_dir, tell))
+        try:
+            connection.send(("ended", outcome))
+        except OSError:
+            return

@@ -1,0 +1,136 @@
+"""Worker processes: what dies costs one run and is done again, what hangs is killed, nothing is lost or run
+twice."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+
+from paretune.errors import InputError
+from paretune.search import Float, minimize
+
+SPACE = {"x": Float(0, 1)}
+
+
+@pytest.fixture(scope="module")
+def objectives():
+    """The module of objectives, found by workers too."""
+    folder = str(Path(__file__).parent)
+    sys.path.insert(0, folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
+    spec = importlib.util.find_spec("objectives")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["objectives"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_several_workers_share_the_runs_and_the_budget(objectives):
+    heard = []
+    result = minimize(
+        objectives.slow,
+        SPACE,
+        "random",
+        budget=24,
+        workers=2,
+        listen=lambda kind, fields: heard.append((kind, fields)),
+    )
+    assert len(result.trials) == 24 and not any(trial.error for trial in result.trials)
+    assert len({trial.values["process"] for trial in result.trials}) == 2
+    assert os.getpid() not in {trial.values["process"] for trial in result.trials}
+    reports = {fields["run"]: fields["loss"] for kind, fields in heard if kind == "report"}
+    assert reports == {trial.number: trial.config["x"] for trial in result.trials}
+
+
+def test_asynchronous_halving_on_workers(objectives):
+    result = minimize(objectives.bowl, SPACE, {"bohb": {"min": 1, "max": 9}}, budget=60, workers=2)
+    counted = Counter((trial.config_number, trial.rung) for trial in result.trials)
+    assert max(counted.values()) == 1 and {trial.budget for trial in result.trials} == {1, 3, 9}
+    assert abs(result.config["x"] - 0.3) < 0.1
+
+
+def test_a_worker_that_dies_costs_its_run_which_is_done_again(objectives, tmp_path):
+    result = minimize(objectives.crashes_once, SPACE, "random", budget=12, workers=2, folder=tmp_path)
+    lost = [trial for trial in result.trials if trial.error]
+    assert lost and all("SIGKILL, as the system does when memory runs out" in trial.error for trial in lost)
+    done = [trial for trial in result.trials if not trial.error]
+    assert sorted(trial.config_number for trial in done) == list(range(12))
+    assert {trial.config_number for trial in lost} == {t.config_number for t in done if t.attempt == 2}
+
+
+def test_a_run_that_kills_its_worker_three_times_has_failed(objectives):
+    result = minimize(objectives.crashes_always, SPACE, "random", budget=12, workers=2)
+    by_config = Counter(trial.config_number for trial in result.trials)
+    for number, count in by_config.items():
+        runs = [trial for trial in result.trials if trial.config_number == number]
+        assert count == (3 if runs[0].config["x"] < 0.5 else 1)
+        assert runs[-1].error == ("its worker ended with exit code 7, 3 times" if count == 3 else "")
+
+
+def test_a_run_that_takes_too_long_is_killed(objectives):
+    began = time.monotonic()
+    result = minimize(objectives.hangs, SPACE, "random", budget=4, timeout="2s")
+    assert time.monotonic() - began < 40
+    for trial in result.trials:
+        slow = trial.config["x"] < 0.5
+        assert trial.error == ("it took longer than timeout=2 s and was killed" if slow else "")
+        assert trial.loss == math.inf if slow else trial.loss >= 0
+
+
+def test_a_run_that_wants_too_much_memory_fails_alone(objectives):
+    result = minimize(objectives.hungry, SPACE, "random", budget=4, memory=3 * 10**9)
+    assert all(("MemoryError" in trial.error) == (trial.config["x"] < 0.5) for trial in result.trials)
+
+
+def test_what_cannot_be_sent_is_told():
+    with pytest.raises(InputError, match=r"cannot be sent to another process.*at the top of a module"):
+        minimize(lambda config: 0.0, SPACE, "random", budget=3, workers=2)
+    with pytest.raises(InputError, match="workers=0"):
+        minimize(lambda config: 0.0, SPACE, "random", budget=3, workers=0)
+
+
+SCRIPT = """
+import sys
+from objectives import patient
+from paretune.search import Float, minimize
+if __name__ == "__main__":
+    minimize(patient, {"x": Float(0, 1)}, {"hyperband": {"min": 1, "max": 9}}, budget=60,
+             storage=sys.argv[1], workers=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_is_killed_loses_no_finished_run(objectives, tmp_path, workers, sent):
+    """At any moment: what was finished stays and is not run again, what was under way is."""
+    (tmp_path / "study.py").write_text(SCRIPT)
+    url, log = f"sqlite:///{tmp_path}/study.db", tmp_path / "log"
+    command = [sys.executable, str(tmp_path / "study.py"), url, str(workers)]
+    environment = os.environ | {"PARETUNE_TEST_LOG": str(log)}
+    driver = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while not log.exists() or len(log.read_text().splitlines()) < 12:
+        assert driver.poll() is None
+        time.sleep(0.01)
+    driver.send_signal(sent)
+    driver.wait(30)
+    study = optuna.load_study(study_name="study", storage=url)
+    finished = {trial.number: trial.params for trial in study.trials if trial.state.is_finished()}
+    under_way = sum(not trial.state.is_finished() for trial in study.trials)
+    assert finished and under_way <= workers
+    assert under_way == 0 or sent == signal.SIGKILL or workers == 1
+    subprocess.run(command, env=environment, check=True)
+    trials = optuna.load_study(study_name="study", storage=url).trials
+    assert all(trials[number].params == params for number, params in finished.items())
+    done = [trial for trial in trials if trial.state.is_finished() and not trial.user_attrs["outcome"]["error"]]
+    runs = Counter((trial.user_attrs["config_number"], trial.user_attrs["budget"]) for trial in done)
+    assert len(done) == 60 and max(runs.values()) == 1
