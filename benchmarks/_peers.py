@@ -25,11 +25,12 @@ PARETUNE = ("-e", str(ROOT))
 """Requirements of an environment in which paretune runs too."""
 
 
-def environment(name: str, requirements: Sequence[str]) -> Path:
+def environment(name: str, requirements: Sequence[str], *, torch: bool = True) -> Path:
     """Return the python of an environment that has torch and these requirements, made if there is none.
 
     requirements: pip's arguments, versions pinned: ("torch-pruning==1.6.1",). The project's constraints hold for
     all they name. An environment that pip could not finish is made anew next time.
+    torch: without it neither torch nor the project's constraints are there, for peers whose pins clash with them.
     """
     folder = place(name, requirements)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -38,8 +39,10 @@ def environment(name: str, requirements: Sequence[str]) -> Path:
     say(f"making the environment {folder}")
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "-c", str(CONSTRAINTS)]
-    subprocess.run([*pip, "--no-deps", "--extra-index-url", TORCH_INDEX, "torch"], check=True)
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    if torch:
+        pip += ["-c", str(CONSTRAINTS)]
+        subprocess.run([*pip, "--no-deps", "--extra-index-url", TORCH_INDEX, "torch"], check=True)
     subprocess.run([*pip, *requirements], check=True)
     (folder / ".ready").touch()
     return python

@@ -163,8 +163,12 @@ class Search:
         self.known: set[str] = set()
         self.again: list[Trial] = []
         """Runs that were lost, to be begun anew."""
+        self.spent: tuple[int, float, float] = (0, 0.0, 0.0)
+        """Runs, full-run equivalents and seconds of work, of all processes of the study."""
         self.running: dict[int, Job] = {}
         """What is under way, by the number of the run."""
+        self.ended, self.failed = 0, 0
+        """Runs that ended, and those of them that failed."""
         self.began = time.monotonic()
         self._restore()
 
@@ -219,13 +223,14 @@ class Search:
         return min((t for t in finished if t.rung == top), key=lambda t: (t.loss, t.number))
 
     def _ended(self) -> str | None:
-        trials = [trial for trial in self.trials.values() if trial.attempt == 1]
-        return self.limits.reached(
-            trials=len(trials),
-            runs=sum(self._share(trial) for trial in trials),
-            wall=time.monotonic() - self.began,
-            work=sum(trial.seconds for trial in self.trials.values()),
-        )
+        trials, runs, work = self.spent
+        return self.limits.reached(trials=trials, runs=runs, wall=time.monotonic() - self.began, work=work)
+
+    def _pay(self, trial: Trial) -> None:
+        """Count a run that begins; a lost one is counted once."""
+        trials, runs, work = self.spent
+        if trial.attempt == 1:
+            self.spent = (trials + 1, runs + self._share(trial), work)
 
     def _share(self, trial: Trial) -> float:
         most = self.budgets[-1]
@@ -251,6 +256,7 @@ class Search:
                 loss=None, seconds=0.0, values={}, error="", finished=None,
             )  # fmt: skip
         trial = replace(trial, number=self.store.begin(trial, self.space))
+        self._pay(trial)
         self.trials[trial.number] = trial
         return trial, job
 
@@ -301,6 +307,10 @@ class Search:
     def _take(self, trial: Trial) -> None:
         """Take in a finished run."""
         assert trial.loss is not None
+        trials, runs, work = self.spent
+        self.spent = (trials, runs, work + trial.seconds)
+        self.failed += bool(trial.error)
+        self.ended += 1
         self.trials[trial.number] = trial
         self.results.add(self.configs[trial.config_number][0], trial.loss, trial.rung)
 
@@ -310,6 +320,7 @@ class Search:
         last: dict[tuple[int, int], Trial] = {}
         for trial in stored:
             self.trials[trial.number] = trial
+            self._pay(trial)
             if trial.config_number == len(self.configs):
                 origin = trial.origin
                 self.configs.append((self.space.row(trial.config), trial.config, origin, trial.seen))
@@ -331,18 +342,15 @@ class Search:
             self._take(trial)
 
     def _stop_where_all_fails(self) -> None:
-        ended = [trial for trial in self.trials.values() if trial.loss is not None and not _is_lost(trial)]
-        failed = [trial for trial in ended if trial.error]
-        if len(failed) < FIRST_FAILURES or (len(failed) < len(ended) and len(failed) <= len(ended) / 2):
+        if self.failed < FIRST_FAILURES or (self.failed < self.ended and self.failed <= self.ended / 2):
+            return
+        failed = [trial for trial in self.trials.values() if trial.error and not trial.error.startswith(LOST)]
+        if not failed:
             return
         (reason, count), *_ = Counter(trial.error for trial in failed).most_common(1)
         example = next(trial for trial in failed if trial.error == reason)
         raise RunError(
-            f"{len(failed)} of {len(ended)} runs failed, and the search was stopped. The commonest reason, "
+            f"{self.failed} of {self.ended} runs failed, and the search was stopped. The commonest reason, "
             f"{count} "
             f"times: {reason} (run {example.number}, {example.config!r}). What was finished is kept"
         )
-
-
-def _is_lost(trial: Trial) -> bool:
-    return trial.error.startswith(LOST)

@@ -1,0 +1,140 @@
+"""One run of a peer on a problem, in the peer's own environment: prints one JSON line with the regrets.
+
+python _search_peer.py PEER counting_ones N SEED CHECKS...   (numpy and the peer alone are imported)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from _oracles import BUDGETS, CountingOnes, Track
+
+
+def random(track: Track, seed: int) -> None:
+    """Draw uniformly, on the full budget."""
+    generator = np.random.default_rng([seed, 1])
+    categories, numbers = track.problem.names
+    while not track.done:
+        config: dict[str, Any] = {name: int(generator.integers(2)) for name in categories}
+        track.evaluate(config | {name: float(generator.random()) for name in numbers}, BUDGETS[-1])
+
+
+def space(track: Track, seed: int) -> Any:
+    """Return the ConfigSpace of a problem."""
+    import ConfigSpace
+
+    found = ConfigSpace.ConfigurationSpace(seed=seed)
+    categories, numbers = track.problem.names
+    for name in categories:
+        found.add(ConfigSpace.CategoricalHyperparameter(name, [0, 1]))
+    for name in numbers:
+        found.add(ConfigSpace.UniformFloatHyperparameter(name, 0, 1))
+    return found
+
+
+def hpbandster(track: Track, seed: int) -> None:
+    """HpBandSter's own sampler under its brackets; its network layer hangs today and is left out."""
+    from hpbandster.optimizers.config_generators.bohb import BOHB
+
+    class Job:
+        exception = None
+
+    np.random.seed(seed)
+    sampler, number, rungs = BOHB(space(track, seed)), 0, len(BUDGETS)
+    while not track.done:
+        stop = rungs - 1 - number % rungs
+        number += 1
+        first = rungs // (stop + 1) * 3**stop
+        kept: list[Any] = []
+        for step in range(stop + 1):
+            budget, count = BUDGETS[rungs - 1 - stop + step], max(1, first // 3**step)
+            losses = []
+            for index in range(count):
+                if step == 0:
+                    kept.append(sampler.get_config(budget)[0])
+                if track.done:
+                    return
+                loss = track.evaluate(kept[index], budget)
+                job = Job()
+                job.id, job.result = (number, 0, index), {"loss": loss}
+                job.kwargs = {"config": kept[index], "budget": budget}
+                sampler.new_result(job)
+                losses.append(loss)
+            kept = [kept[index] for index in np.argsort(losses)[: max(1, count // 3)]]
+
+
+def dehb(track: Track, seed: int) -> None:
+    """DEHB by ask and tell."""
+    import dehb as package
+
+    search = package.DEHB(
+        f=None, cs=space(track, seed), min_fidelity=BUDGETS[0], max_fidelity=BUDGETS[-1], eta=3, n_workers=1,
+        seed=seed, output_path=tempfile.mkdtemp(), log_level="ERROR",
+    )  # fmt: skip
+    while not track.done:
+        job = search.ask()
+        budget = min(BUDGETS, key=lambda known: abs(known - job["fidelity"]))
+        loss = track.evaluate(dict(job["config"]), budget)
+        search.tell(job, {"fitness": loss, "cost": budget})
+
+
+def optuna_tpe(track: Track, seed: int, *, halved: bool = False) -> None:
+    """Optuna's default sampler; halved: with its HyperbandPruner, every report paid from scratch."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    pruner = optuna.pruners.HyperbandPruner(BUDGETS[0], BUDGETS[-1], 3) if halved else optuna.pruners.NopPruner()
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
+    categories, numbers = track.problem.names
+
+    def objective(trial: Any) -> float:
+        config: dict[str, Any] = {name: trial.suggest_categorical(name, [0, 1]) for name in categories}
+        config |= {name: trial.suggest_float(name, 0, 1) for name in numbers}
+        loss = math.inf
+        for budget in BUDGETS if halved else BUDGETS[-1:]:
+            loss = track.evaluate(config, budget)
+            if track.done:
+                study.stop()
+                return loss
+            trial.report(loss, budget)
+            if halved and trial.should_prune():
+                raise optuna.TrialPruned
+        return loss
+
+    study.optimize(objective)
+
+
+def optuna_hyperband(track: Track, seed: int) -> None:
+    """Optuna's sampler with its HyperbandPruner."""
+    optuna_tpe(track, seed, halved=True)
+
+
+PEERS: dict[str, Callable[[Track, int], None]] = {
+    each.__name__: each for each in (random, hpbandster, dehb, optuna_tpe, optuna_hyperband)
+}
+
+
+def main() -> None:
+    """Run one peer with one seed."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.CRITICAL)
+    peer, _, n, seed, *checks = sys.argv[1:]
+    track = Track(CountingOnes(int(n), int(seed)), [float(check) for check in checks], BUDGETS[-1])
+    began = time.perf_counter()
+    PEERS[peer](track, int(seed))
+    seconds = time.perf_counter() - began
+    print(json.dumps({"regrets": track.regrets, "evaluations": track.evaluations, "took": seconds}))
+
+
+if __name__ == "__main__":
+    main()

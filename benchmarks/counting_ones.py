@@ -1,0 +1,161 @@
+"""Counting ones: BOHB against HpBandSter, DEHB, Optuna and random search, on budgets of 9 to 729.
+
+n categories and n numbers; the loss is minus their sum, the numbers seen through as many coin tosses as the
+budget has. Every evaluation is from scratch and costs its budget; the incumbent is the configuration of the
+least loss on the largest budget seen, and its regret without noise is compared at cumulative budgets counted in
+full runs. Each peer runs in an environment of its own. Medians over seeds, with bootstrap intervals over them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from _arms import WORK, Arms
+from _common import RESULTS, Result, run, say
+from _oracles import BUDGETS, CountingOnes, Track
+from _peers import environment
+from paretune.search import Categorical, Float, Space, minimize
+
+CHECKS = (1, 4, 8, 16, 32, 64)
+BLOCK, SEEDS = 8, 32
+"""Seeds of an arm, and of each method in all."""
+FEWER = {"hpbandster": {4: 8, 16: 8, 32: 0}, "dehb": {32: 8}}
+"""Seeds where a peer takes too long for more."""
+SIZES = (8, 4, 16, 32)
+OURS = {"bohb": {}, "bohb as published": {"variant": "paper"}}
+REQUIREMENTS = {
+    "dehb": ("dehb==0.1.2",),
+    "optuna_tpe": ("optuna==5.0.0", "scipy"),
+    "optuna_hyperband": ("optuna==5.0.0", "scipy"),
+    "random": ("numpy<2.4",),
+    "hpbandster": ("hpbandster==0.7.4", "numpy<2"),
+}
+GOAL, AT = 0.7, 64
+
+
+def checks_of(n: int) -> tuple[int, ...]:
+    """Return the checkpoints of a size, in full runs."""
+    return (*CHECKS, 128) if n >= 16 else CHECKS
+
+
+def ours(settings: dict[str, Any], n: int, seeds: Sequence[int], checks: Sequence[int]) -> list[dict[str, Any]]:
+    """Run paretune with every seed."""
+    found = []
+    for seed in seeds:
+        problem = CountingOnes(n, seed)
+        track = Track(problem, checks, BUDGETS[-1])
+        categories, numbers = problem.names
+        space = Space({name: Categorical([0, 1]) for name in categories} | {name: Float(0, 1) for name in numbers})
+        method = {"bohb": {"min": BUDGETS[0], "max": BUDGETS[-1], **settings}}
+        minimize(track.evaluate, space, method, budget={"runs": checks[-1] + 1}, seed=seed)
+        found.append({"regrets": track.regrets, "evaluations": track.evaluations})
+    return found
+
+
+def peer(name: str, python: Path, n: int, seeds: Sequence[int], checks: Sequence[int]) -> list[dict[str, Any]]:
+    """Run a peer with every seed, each in a process of its own."""
+    found = []
+    for seed in seeds:
+        script = Path(__file__).with_name("_search_peer.py")
+        command = [str(python), str(script), name, "counting_ones", str(n), str(seed), *map(str, checks)]
+        made = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+        found.append(json.loads(made.stdout.strip().splitlines()[-1]))
+    return found
+
+
+def measure(quick: bool) -> Result:
+    """Run every method on every size, or read what was finished, and compare."""
+    folder = Path(tempfile.mkdtemp()) if quick else WORK / "counting_ones"
+    arms = Arms(folder, None if quick else RESULTS / "counting_ones")
+    table: dict[int, dict[str, Any]] = {}
+    for n in (2,) if quick else SIZES:
+        checks = (1, 4) if quick else checks_of(n)
+        seen: dict[str, list[list[float]]] = {}
+        for name in (*OURS, *(() if quick else REQUIREMENTS)):
+            count = 2 if quick else FEWER.get(name, {}).get(n, SEEDS)
+            for start in range(0, count, BLOCK):
+                seeds = list(range(start, min(start + BLOCK, count)))
+                settings = {
+                    "n": n,
+                    "seeds": seeds,
+                    "checks": checks,
+                    "how": OURS.get(name, REQUIREMENTS.get(name)),
+                }
+                body = partial(_arm, name, n, seeds, checks)
+                row = arms.finish(f"{n}-{name.replace(' ', '-')}-{start:02}", settings, body)
+                seen.setdefault(name, []).extend(each["regrets"] for each in row["runs"])
+        table[n] = {name: summary(np.array(rows), checks) for name, rows in seen.items()}
+        for name, row in table[n].items():
+            say(f"{n}+{n} {name}: {row['medians']}")
+    return _result(table, quick)
+
+
+def _arm(name: str, n: int, seeds: Sequence[int], checks: Sequence[int], folder: Path) -> dict[str, Any]:
+    if name in OURS:
+        return {"runs": ours(OURS[name], n, seeds, checks)}
+    return {"runs": peer(name, environment(name, REQUIREMENTS[name], torch=False), n, seeds, checks)}
+
+
+def summary(regrets: np.ndarray, checks: Sequence[int]) -> dict[str, Any]:
+    """Return the median at every checkpoint with its 95 % bootstrap interval over seeds."""
+    generator = np.random.default_rng(0)
+    drawn = np.median(regrets[generator.integers(len(regrets), size=(2000, len(regrets)))], axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    medians = np.median(regrets, axis=0)
+    return {
+        "seeds": len(regrets),
+        "checks": list(checks),
+        "medians": [round(float(value), 3) for value in medians],
+        "low": [round(float(value), 3) for value in low],
+        "high": [round(float(value), 3) for value in high],
+    }
+
+
+def _result(table: dict[int, dict[str, Any]], quick: bool) -> Result:
+    n = next(iter(table))
+    checks = table[n]["bohb"]["checks"]
+    against = "bohb as published" if quick else "hpbandster"
+    ratios = [
+        round(mine / theirs, 3)
+        for mine, theirs in zip(table[n]["bohb"]["medians"], table[n][against]["medians"], strict=True)
+    ]
+    others = [name for name in REQUIREMENTS if name not in ("hpbandster", "random")]
+    best = {} if quick else {
+        at: min(table[n][name]["medians"][checks.index(at)] for name in others) for at in (16, 32, 64)
+    }  # fmt: skip
+    mine = table[n]["bohb"]["medians"]
+    met = not quick and all(
+        (
+            ratios[checks.index(16)] <= 0.9,
+            ratios[checks.index(32)] <= 0.9,
+            ratios[checks.index(AT)] <= GOAL,
+            mine[checks.index(AT)] <= 0.6 * best[AT],
+        )
+    )
+    return Result(
+        value=ratios[-1],
+        unit=f"median regret as a part of {against}'s, {n}+{n} at {checks[-1]} full runs",
+        goal="at most 0.9x HpBandSter's at 16 and 32 full runs and 0.7x at 64; there 0.6x the best of the others",
+        met=met,
+        peer={"name": against, "value": 1.0},
+        seeds=tuple(range(SEEDS)),
+        detail={
+            "ratios": dict(zip(map(str, checks), ratios, strict=True)),
+            "table": {str(k): v for k, v in table.items()},
+        },
+    )
+
+
+if __name__ == "__main__":
+    run("counting_ones", measure)
