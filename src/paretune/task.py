@@ -208,28 +208,37 @@ def load_task(reference: str) -> Task:
     The function is called without arguments and returns a Task; `origin` is set, so that a fresh process can
     do the same.
     """
-    where, separator, name = reference.rpartition(":")
-    if not separator or not where or not name:
-        raise InputError(
-            f"task: '{reference}' names no function; write path/to/file.py:make_task or package.module:make_task"
-        )
-    module = _import(where, reference)
-    if not hasattr(module, name):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"task: {where} has no '{name}'.{nearest(name, public)}")
+    make, origin = load_function(reference, "task", "make_task")
     try:
-        task = getattr(module, name)()
+        task = make()
     except ParetuneError:
         raise
     except Exception as error:
         raise InputError(f"task: {reference} failed: {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(task, Task):
         raise InputError(f"task: {reference} returned a {type(task).__name__}; it must return a paretune.Task")
-    task.origin = f"{Path(where).resolve()}:{name}" if where.endswith(".py") else reference
+    task.origin = origin
     return task
 
 
-def _import(where: str, reference: str) -> Any:
+def load_function(reference: str, what: str, example: str) -> tuple[Any, str]:
+    """Return what `path/to/file.py:name` or `package.module:name` names, and the reference with its whole path.
+
+    what, example: what it is to errors, and a name that it may have.
+    """
+    where, separator, name = reference.rpartition(":")
+    if not separator or not where or not name:
+        raise InputError(
+            f"{what}: '{reference}' names no function; write path/to/file.py:{example} or package.module:{example}"
+        )
+    module = _import(where, reference, what)
+    if not hasattr(module, name):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"{what}: {where} has no '{name}'.{nearest(name, public)}")
+    return getattr(module, name), f"{Path(where).resolve()}:{name}" if where.endswith(".py") else reference
+
+
+def _import(where: str, reference: str, what: str) -> Any:
     try:
         if not where.endswith(".py"):
             _find_neighbours(Path.cwd())
@@ -237,7 +246,7 @@ def _import(where: str, reference: str) -> Any:
         path = Path(where).resolve()
         if not path.is_file():
             siblings = [entry.name for entry in path.parent.glob("*.py")] if path.parent.is_dir() else []
-            raise InputError(f"task: no file {where}.{nearest(path.name, siblings)}")
+            raise InputError(f"{what}: no file {where}.{nearest(path.name, siblings)}")
         if (name := f"paretune_task_{path.stem}") in sys.modules and sys.modules[name].__file__ == str(path):
             return sys.modules[name]
         spec = importlib.util.spec_from_file_location(name, path)
@@ -255,7 +264,7 @@ def _import(where: str, reference: str) -> Any:
         raise
     except Exception as error:
         raise InputError(
-            f"task: cannot import {where} (from '{reference}'): {type(error).__name__}: {_first_line(error)}"
+            f"{what}: cannot import {where} (from '{reference}'): {type(error).__name__}: {_first_line(error)}"
         ) from error
 
 

@@ -39,6 +39,7 @@ def commands() -> tuple[Entry, ...]:
         Entry("prune", "Remove channels from a model.", "_technique", one),
         Entry("distill", "Train a model on the outputs of the baseline.", "_technique", one),
         Entry("quantize", "Store and compute a model in fewer bits.", "_technique", one),
+        Entry("search", "Search for hyperparameters, of anything that returns a number.", "_search", one),
         Entry(
             "sensitivity",
             "Show which layers hurt when they lose channels, and what that saves.",

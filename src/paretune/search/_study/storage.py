@@ -59,11 +59,9 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; infinity is null."""
         loss = self.loss if self.loss is not None and math.isfinite(self.loss) else None
-        return vars(self) | {
-            "loss": loss,
-            "state": "running" if self.loss is None else "failed" if self.error else "finished",
-            "finished": self.finished and self.finished.isoformat(),
-        }
+        found = {name: value for name, value in vars(self).items() if name != "finished"}
+        state = "running" if self.loss is None else "failed" if self.error else "finished"
+        return found | {"loss": loss, "state": state}
 
 
 class Store:
@@ -79,6 +77,8 @@ class Store:
         self._optuna = optuna
         self.url = storage
         with _quiet(optuna):
+            if resume and storage is not None and storage.startswith(SQLITE) and not _path(storage).exists():
+                raise InputError(f"there is no study '{name}' yet: {_path(storage)} does not exist")
             self.storage = _open(optuna, storage)
             names = {summary.study_name for summary in optuna.get_all_study_summaries(self.storage)}
             if resume and name not in names:
@@ -193,14 +193,21 @@ LOST = "lost"
 """What the error of a run begins with whose process ended."""
 
 
+SQLITE = "sqlite:///"
+
+
+def _path(url: str) -> Path:
+    return Path(url.removeprefix(SQLITE))
+
+
 def _open(optuna: Any, url: str | None) -> Any:
     if url is None:
         return optuna.storages.InMemoryStorage()
     if not isinstance(url, str) or "://" not in url:
         raise InputError(f"storage={url!r} must be a URL as sqlite:///study.db")
-    if not url.startswith("sqlite:///"):
+    if not url.startswith(SQLITE):
         return optuna.storages.RDBStorage(url)
-    path = Path(url.removeprefix("sqlite:///"))
+    path = _path(url)
     if not path.parent.is_dir():
         raise InputError(f"storage: there is no folder '{path.parent}' for {path.name}")
     try:

@@ -1,0 +1,120 @@
+"""`paretune search`: a study from its file, looked at and taken along, and every mistake with its line."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+OBJECTIVE = '''
+def bowl(config, budget):
+    """A loss with its least value at x = 0.3."""
+    if config["x"] > 0.95:
+        raise ValueError("too far")
+    return {"loss": (config["x"] - 0.3) ** 2 + 1 / budget, "size": 8 * config.get("depth", 1)}
+
+
+def alone(config):
+    return config["x"]
+
+
+def none_at_all():
+    return 0.0
+'''
+STUDY = """
+name: bowl
+objective: objectives.py:bowl
+space:
+  x: {float: [0, 1]}
+  deep: {categorical: [true, false]}
+  depth: {int: [1, 4], when: {deep: true}}
+forbid: ["depth == 4 and x > 0.9"]
+method: {bohb: {min: 1, max: 9, unit: epochs}}
+budget: {trials: 40}
+"""
+
+
+@pytest.fixture
+def study(folder):
+    """A study's file in the current folder, and its objective beside it."""
+    (folder / "objectives.py").write_text(OBJECTIVE)
+    (folder / "study.yaml").write_text(STUDY)
+    return folder
+
+
+def test_run_status_best_export_and_go_on(cli, study):
+    result = cli("search", "run", "study.yaml", "--budget", "20")
+    assert result.exit_code == 0, result.output
+    assert "20 runs, ended by trials=20" in result.stdout and "x: 0." in result.stdout
+    assert (study / "bowl.db").exists()
+    result = cli("search", "run", "study.yaml", "--json")
+    document = json.loads(result.stdout)
+    assert document["runs"] == 40 and abs(document["best"]["config"]["x"] - 0.3) < 0.2
+    assert "the best so far" in result.stderr
+    told = json.loads(cli("search", "best", "study.yaml", "--json").stdout)
+    assert told == document["best"]
+    rows = json.loads(cli("search", "status", "study.yaml", "--json").stdout)["budgets"]
+    assert sum(row["finished"] + row["failed"] for row in rows) == 40
+    assert [row["budget"] for row in rows] == [1, 3, 9] and rows[-1]["best"] == document["best"]["loss"]
+    assert "budget  finished" in cli("search", "status", "study.yaml").stdout
+    assert cli("search", "export", "study.yaml", "--out", "runs.csv").exit_code == 0
+    written = list(csv.DictReader((study / "runs.csv").open()))
+    assert len(written) == 40 and {"x", "deep", "depth", "loss", "budget", "size"} <= set(written[0])
+    assert all((row["depth"] == "") == (row["deep"] == "False") for row in written)
+    assert len(json.loads(cli("search", "export", "study.yaml", "--format", "json").stdout)) == 40
+
+
+def test_check_starts_nothing(cli, study):
+    result = cli("search", "check", "study.yaml")
+    assert result.exit_code == 0, result.output
+    assert "3 parameters, infinitely many configurations" in result.stdout and "budgets 1, 3, 9" in result.stdout
+    assert not (study / "bowl.db").exists()
+    document = json.loads(cli("search", "check", "study.yaml", "--json").stdout)
+    assert document["configurations"] is None and document["method"]["bohb"]["unit"] == "epochs"
+
+
+def test_workers_find_an_objective_that_is_a_file(cli, study):
+    result = cli("search", "run", "study.yaml", "--workers", "2", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["runs"] == 40
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("budget: {", "budgt: {", "study.yaml:10: no key 'budgt'. Did you mean 'budget'?"),
+        ("objective: objectives.py:bowl", "", "study.yaml: it needs objective"),
+        ("x: {float: [0, 1]}", "x: {float: [1, 0]}", "study.yaml:5: space: x: Float: low=1 must be below high=0"),
+        ("x: {float: [0, 1]}", "x: {flaot: [0, 1]}", "study.yaml:5: space: x: flaot names no kind"),
+        ("{deep: true}", "{dep: true}", "there is no parameter 'dep'. Did you mean 'deep'?"),
+        ("trials: 40", "trails: 40", "study.yaml:10: budget: no limit 'trails'. Did you mean 'trials'?"),
+        ("min: 1", "mini: 1", "no setting 'mini'. Did you mean 'min'?"),
+        ("bohb:", "bhob:", "no method 'bhob' in samplers. Did you mean 'bohb'?"),
+        ("objectives.py:bowl", "objectives.py:bwl", "has no 'bwl'. Did you mean 'bowl'?"),
+        ("objectives.py:bowl", "objective.py:bowl", "Did you mean 'objectives.py'?"),
+        ("objectives.py:bowl", "objectives.py:none_at_all", "must take (config), (config, budget)"),
+        ("name: bowl", "name: [", "is no YAML file"),
+        ("name: bowl", "workers: 0", "study.yaml:2: workers: 0 must be a whole number of at least 1"),
+    ],
+)
+def test_mistakes_are_told_with_their_line(cli, study, old, new, said):
+    (study / "study.yaml").write_text(STUDY.replace(old, new))
+    result = cli("search", "check", "study.yaml")
+    assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output
+
+
+def test_what_is_not_there(cli, study):
+    result = cli("search", "run", "stdy.yaml")
+    assert result.exit_code == 2 and "Did you mean 'study.yaml'?" in result.output
+    result = cli("search", "rnu", "study.yaml")
+    assert result.exit_code == 2 and "no command 'search rnu'. Did you mean 'run'?" in result.output
+    result = cli("search", "status", "study.yaml")
+    assert result.exit_code == 2 and "there is no study 'bowl' yet" in result.output
+    assert not (study / "bowl.db").exists(), "looking makes no file"
+    other = STUDY.replace("objectives.py:bowl", "objectives.py:alone").replace("[0, 1]", "[2, 3]")
+    (study / "study.yaml").write_text(other)
+    assert cli("search", "run", "study.yaml", "--budget", "3").exit_code == 0
+    (study / "study.yaml").write_text(STUDY)
+    result = cli("search", "run", "study.yaml")
+    assert result.exit_code == 2 and "has another space" in result.output
