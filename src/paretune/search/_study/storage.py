@@ -23,8 +23,9 @@ from typing import Any, final
 import numpy as np
 
 from paretune.errors import InputError, nearest
+from paretune.search._optuna import distribution_of
 from paretune.search._schedule.ladder import Budget
-from paretune.search._space.parameters import Constant, Float, Int, Parameter
+from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Config, Space
 
 TIMEOUT = 60.0
@@ -121,9 +122,7 @@ class Store:
             state=self._optuna.trial.TrialState.RUNNING,
             params={n: v for n, v in trial.config.items() if not isinstance(space[n], Constant)} | {},
             distributions={
-                n: _distribution(self._optuna, space[n])
-                for n in trial.config
-                if not isinstance(space[n], Constant)
+                n: distribution_of(space[n]) for n in trial.config if not isinstance(space[n], Constant)
             },
             user_attrs={
                 "config": trial.config,
@@ -230,16 +229,6 @@ class _Relaxed(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.execute("PRAGMA synchronous=NORMAL").close()
-
-
-def _distribution(optuna: Any, parameter: Parameter) -> Any:
-    kinds = optuna.distributions
-    if isinstance(parameter, Float):
-        return kinds.FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-    if isinstance(parameter, Int):
-        return kinds.IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-    choices = parameter.choices  # type: ignore[attr-defined]
-    return kinds.CategoricalDistribution(list(choices))
 
 
 @contextmanager
