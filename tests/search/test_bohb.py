@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from paretune.search import Categorical, Float, Space, when
+from paretune.search import Categorical, Float, Normal, Space, minimize, when
 from paretune.search._results import Growing, Results
 from paretune.search.samplers._bohb import Bohb
 
@@ -148,3 +148,27 @@ def test_the_same_seed_gives_the_same():
     results = results_of(PLAIN, list(np.arange(30.0)))
     first, second = (Bohb().suggest(PLAIN, results, np.random.default_rng(3), 0) for _ in range(2))
     assert first.config == second.config and np.array_equal(first.row, second.row)
+
+
+def test_a_right_prior_helps_and_a_wrong_one_is_overruled():
+    """Ten numbers whose best values are at 0.9: believed to be there, or at 0.1, or nothing believed."""
+
+    def found(prior, seed):
+        space = Space({f"x{i}": Float(0, 1, prior=prior) for i in range(10)})
+        loss = lambda config: sum(abs(value - 0.9) for value in config.values())  # noqa: E731
+        result = minimize(loss, space, {"bohb": {"min": 1, "max": 9}}, budget=150, seed=seed)
+        return min(trial.loss for trial in result.trials)
+
+    priors = (Normal(0.9, 0.2), None, Normal(0.1, 0.2))
+    right, none, wrong = (np.median([found(prior, seed) for seed in range(5)]) for prior in priors)
+    assert right < 0.9 * none and wrong < 1.5 * none
+
+
+def test_draws_without_a_model_are_the_priors_and_half_leave_them_aside():
+    space = Space({"x": Float(0, 1, prior=Normal(0.9, 0.02))})
+    generator, none = np.random.default_rng(0), results_of(space, [])
+    drawn = np.array([Bohb().suggest(space, none, generator, 0).config["x"] for _ in range(400)])
+    assert np.mean(drawn > 0.8) == pytest.approx(0.5 + 0.5 * 0.2, abs=0.08)
+    origins = {Bohb().suggest(space, none, generator, 0).origin for _ in range(30)}
+    assert origins == {"prior", "random"}
+    assert {Bohb().suggest(PLAIN, results_of(PLAIN, []), generator, 0).origin for _ in range(5)} == {"random"}

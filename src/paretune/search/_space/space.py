@@ -134,13 +134,14 @@ class Space:
         """Tell whether no rule forbids a configuration."""
         return not any(rule(config) for rule in self.rules)
 
-    def draws(self, shares: Callable[[int], Array]) -> Iterator[tuple[Array, Config]]:
+    def draws(self, shares: Callable[[int], Array], *, uniform: bool = False) -> Iterator[tuple[Array, Config]]:
         """Return rows and configurations that are allowed, without end, from a source of uniform numbers.
 
-        shares: returns (n, parameters) uniform numbers for n.
+        shares: returns (n, parameters) uniform numbers for n. uniform: priors are left aside.
         """
         while True:
-            for row in self.rows(shares(AT_ONCE if self.rules else 1)):
+            drawn = shares(AT_ONCE if self.rules else 1)
+            for row in self.masked(drawn) if uniform else self.rows(drawn):
                 config = self.config(row)
                 if self.allowed(config):
                     yield row, config

@@ -110,7 +110,7 @@ class Halved(Sampler):
 PROMOTE = ("auto", "together", "alone")
 
 
-def from_prior(space: Space, generator: np.random.Generator) -> Suggestion:
-    """Return a draw from the priors that no rule forbids."""
-    row, config = next(space.draws(lambda n: generator.random((n, len(space)))))
-    return Suggestion(row, config, "random")
+def from_prior(space: Space, generator: np.random.Generator, *, uniform: bool = False) -> Suggestion:
+    """Return a draw from the priors that no rule forbids; uniform: as if there were none."""
+    row, config = next(space.draws(lambda n: generator.random((n, len(space))), uniform=uniform))
+    return Suggestion(row, config, "prior" if space.informed and not uniform else "random")

@@ -8,10 +8,12 @@ prior.
 
 Here densities of each parameter by itself take over as soon as a budget has 12 runs, and half of the model's draws
 go on with them when the joint ones begin: many parameters act mostly alone, and the joint model comes too late for
-them. Until there are enough runs for the best 15 %, the better half counts as good, of d + 1 runs at most.
+them. Until there are enough runs for the best 15 %, the better half counts as good, of d + 1 runs at most. Priors
+are where draws without a model come from, half of which leave them aside, so that a wrong prior is overruled.
 
 Source: Falkner et al., "BOHB: robust and efficient hyperparameter optimization at scale", ICML 2018,
-arXiv:1807.01774. What differs between the paper and its authors' code is as in the code.
+arXiv:1807.01774; draws beside the prior: Mallik et al., "PriorBand", NeurIPS 2023, arXiv:2306.12370. What differs
+between the first paper and its authors' code is as in the code.
 """
 
 from __future__ import annotations
@@ -56,6 +58,8 @@ class Bohb(Halved):
     """Runs on a budget from which on there are marginal densities; not in the variant `paper`."""
     together: Annotated[float, Range(0.0, 1.0)] = 0.5
     """Share of the model's draws from the joint densities, where there are some; not in the variant `paper`."""
+    uniform: Annotated[float, Range(0.0, 1.0)] = 0.5
+    """Share of the draws without a model that leave priors aside, where there are priors."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +73,8 @@ class Bohb(Halved):
         """Return a draw from the model, or from the prior."""
         known = self.model(results, generator)
         if known is None or generator.random() < self.random:
-            return from_prior(space, generator)
+            aside = space.informed and generator.random() < self.uniform
+            return from_prior(space, generator, uniform=aside)
         for row in self._ranked(space, *known, generator):
             config = space.config(row)
             if space.allowed(config):
