@@ -172,3 +172,14 @@ def test_draws_without_a_model_are_the_priors_and_half_leave_them_aside():
     origins = {Bohb().suggest(space, none, generator, 0).origin for _ in range(30)}
     assert origins == {"prior", "random"}
     assert {Bohb().suggest(PLAIN, results_of(PLAIN, []), generator, 0).origin for _ in range(5)} == {"random"}
+
+
+def test_a_long_history_costs_no_more():
+    """Of many runs the best good ones and a draw of the others are the kernels; all of them, as published."""
+    results = results_of(PLAIN, list(np.arange(6000.0)))
+    good, bad, _ = Bohb().model(results, np.random.default_rng(0))
+    assert len(good) == len(bad) == 512
+    np.testing.assert_array_equal(good, results.rows[:512])
+    assert len({tuple(row) for row in bad} & {tuple(row) for row in results.rows[900:]}) == 512
+    good, bad, _ = PAPER.model(results, np.random.default_rng(0))
+    assert (len(good), len(bad)) == (900, 5100)

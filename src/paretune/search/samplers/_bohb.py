@@ -33,6 +33,8 @@ from paretune.search.samplers._base import Halved, Suggestion, from_prior
 
 Array = NDArray[np.float64]
 VARIANTS = ("default", "paper")
+MOST = 512
+"""Kernels of a density: the best ones of the good runs, a draw of the others; more tell little and cost time."""
 
 
 @final
@@ -92,7 +94,11 @@ class Bohb(Halved):
             jointly = enough and (self.variant == "paper" or generator.random() < self.together)
             order = np.argsort(losses, kind="stable")
             count = max(min(d + 1, len(rows) // 2), int(self.top * len(rows)))
-            return rows[order[:count]], rows[order[count:]], jointly
+            good, bad = order[:count], order[count:]
+            if self.variant != "paper":
+                good = good[:MOST]
+                bad = bad if len(bad) <= MOST else generator.choice(bad, MOST, replace=False)
+            return rows[good], rows[bad], jointly
         return None
 
     def _ranked(
