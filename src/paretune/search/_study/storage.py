@@ -13,14 +13,13 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, final
-
-import numpy as np
 
 from paretune.errors import InputError, nearest
 from paretune.search._optuna import distribution_of
@@ -81,7 +80,7 @@ class Store:
             if resume and storage is not None and storage.startswith(SQLITE) and not _path(storage).exists():
                 raise InputError(f"there is no study '{name}' yet: {_path(storage)} does not exist")
             self.storage = _open(optuna, storage)
-            names = {summary.study_name for summary in optuna.get_all_study_summaries(self.storage)}
+            names = set(optuna.get_all_study_names(self.storage))
             if resume and name not in names:
                 raise InputError(
                     f"no study '{name}' in {storage}.{nearest(name, names)} There are {sorted(names) or 'none'}"
@@ -124,16 +123,7 @@ class Store:
             distributions={
                 n: distribution_of(space[n]) for n in trial.config if not isinstance(space[n], Constant)
             },
-            user_attrs={
-                "config": trial.config,
-                "config_number": trial.config_number,
-                "budget": trial.budget,
-                "rung": trial.rung,
-                "bracket": trial.bracket,
-                "origin": trial.origin,
-                "seen": trial.seen,
-                "attempt": trial.attempt,
-            },
+            user_attrs={name: getattr(trial, name) for name in ATTRIBUTES},
         )
         identity = self.storage.create_new_trial(self._id, template_trial=template)
         number = int(self.storage.get_trial_number_from_id(identity))
@@ -164,30 +154,75 @@ class Store:
     def read(self) -> list[Trial]:
         """Return all runs in the order of their numbers."""
         found = []
-        for trial in self.storage.get_all_trials(self._id, deepcopy=False):
-            self._ids[trial.number] = trial._trial_id
-            attributes = trial.user_attrs
+        for stored in self._stored():
+            self._ids[stored.number] = stored.identity
+            attributes = stored.attributes
             outcome = attributes.get("outcome", {"seconds": 0.0, "values": {}, "error": ""})
-            states = self._optuna.trial.TrialState
+            own = {name: attributes[name] for name in ATTRIBUTES}
+            found.append(Trial(number=stored.number, loss=stored.loss, finished=stored.finished, **own, **outcome))
+        return found
+
+    def _stored(self) -> Iterator[_Stored]:
+        """Yield what the storage holds: by SQL from a file whose schema is known, else through Optuna, slowly."""
+        if self.url is not None and self.url.startswith(SQLITE):
+            with closing(sqlite3.connect(_path(self.url), timeout=TIMEOUT)) as connection:
+                version = connection.execute("SELECT schema_version FROM version_info").fetchone()
+                if version == (KNOWN,):
+                    yield from _by_sql(connection, self._id)
+                    return
+        states = self._optuna.trial.TrialState
+        for trial in self.storage.get_all_trials(self._id, deepcopy=False):
             loss: float | None = None
             if trial.state in (states.COMPLETE, states.PRUNED):
                 loss = float(trial.values[0])
             elif trial.state == states.FAIL:
-                loss = np.inf
-            found.append(
-                Trial(
-                    number=trial.number,
-                    **{key: attributes[key] for key in (
-                        "config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt"
-                    )},
-                    loss=loss,
-                    **outcome,
-                    finished=trial.datetime_complete,
-                )
-            )  # fmt: skip
-        return found
+                loss = math.inf
+            yield _Stored(trial.number, trial._trial_id, loss, trial.datetime_complete, trial.user_attrs)
 
 
+@final
+@dataclass(frozen=True)
+class _Stored:
+    """A trial as Optuna's storage has it."""
+
+    number: int
+    identity: int
+    loss: float | None
+    finished: datetime | None
+    attributes: dict[str, Any]
+
+
+KNOWN = 12
+"""Optuna's schema, of which the tables are read here."""
+
+
+def _by_sql(connection: sqlite3.Connection, study: int) -> Iterator[_Stored]:
+    """Yield the trials of a study in the order of their numbers, in three queries."""
+    attributes: dict[int, dict[str, Any]] = defaultdict(dict)
+    rows = connection.execute(
+        "SELECT a.trial_id, a.key, a.value_json FROM trial_user_attributes a JOIN trials t USING (trial_id) "
+        "WHERE t.study_id = ? AND a.key != 'traceback'",
+        (study,),
+    )
+    for identity, key, text in rows:
+        attributes[identity][key] = json.loads(text)
+    losses = dict(
+        connection.execute(
+            "SELECT v.trial_id, v.value FROM trial_values v JOIN trials t USING (trial_id) WHERE t.study_id = ?",
+            (study,),
+        ).fetchall()
+    )
+    trials = connection.execute(
+        "SELECT trial_id, number, state, datetime_complete FROM trials WHERE study_id = ? ORDER BY number",
+        (study,),
+    )
+    for identity, number, state, finished in trials:
+        loss = losses[identity] if state in ("COMPLETE", "PRUNED") else math.inf if state == "FAIL" else None
+        ended = None if finished is None else datetime.fromisoformat(finished)
+        yield _Stored(number, identity, loss, ended, attributes[identity])
+
+
+ATTRIBUTES = ("config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt")
 LOST = "lost"
 """What the error of a run begins with whose process ended."""
 
