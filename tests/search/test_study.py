@@ -219,7 +219,7 @@ def test_spaces_are_written_and_read():
     assert space_to_json(space_from_json(written)) == written
     read = space_from_json(
         {
-            "lr": {"float": ["1e-5", 1e-1], "log": True, "prior": {"about": 3e-4, "within": "10x"}},
+            "lr": {"float": ["1e-5", 1e-1], "log": True, "prior": {"about": "3e-4", "within": "10x"}},
             "opt": {"categorical": ["sgd", "adam"], "weights": [1, 3]},
             "momentum": {"float": [0, 0.99], "when": {"opt": "sgd"}},
             "depth": {"int": [1, 5], "when": {"opt": ["sgd", "adam"]}},

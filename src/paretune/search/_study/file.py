@@ -13,7 +13,8 @@ from paretune.errors import InputError, nearest
 from paretune.search._space.space import Space
 from paretune.search._study.limits import Limits, limits_of
 from paretune.search._study.method import method_of
-from paretune.search._study.plain import space_from_json
+from paretune.search._study.plain import numbers, space_from_json
+from paretune.search._study.storage import SQLITE
 from paretune.search.samplers._base import Sampler
 
 KEYS = (
@@ -76,7 +77,7 @@ def read_study(path: str | Path) -> StudyFile:
         siblings = [entry.name for entry in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise InputError(f"no file {path}.{nearest(path.name, siblings)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = numbers(yaml.safe_load(path.read_text(encoding="utf-8")))
         lines = _lines(yaml.compose(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
@@ -127,12 +128,19 @@ def _checked(content: Mapping[str, Any], path: Path) -> StudyFile:
         space=space_from_json(content["space"], forbid=content.get("forbid") or ()),
         sampler=method_of(content.get("method", "bohb")),
         limits=limits_of(content["budget"]),
-        storage=str(content.get("storage", f"sqlite:///{path.parent / name}.db")),
+        storage=_beside(path, str(content.get("storage", f"{SQLITE}{name}.db"))),
         folder=None if folder is None else path.parent / str(folder),
         timeout=content.get("timeout"),
         memory=content.get("memory"),
         **numbers,
     )
+
+
+def _beside(path: Path, storage: str) -> str:
+    """Return an URL whose file, where it is one without a folder of its own, lies beside the study's."""
+    if not storage.startswith(SQLITE):
+        return storage
+    return f"{SQLITE}{(path.parent / storage.removeprefix(SQLITE)).resolve()}"
 
 
 def _lines(node: Any, keys: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,6 +77,7 @@ def _prior(prior: Prior | About) -> dict[str, Any]:
 
 
 def _read(name: str, given: Any) -> Parameter:
+    given = numbers(given)
     if not isinstance(given, Mapping):
         return Constant(given)
     kinds = [kind for kind in KINDS if kind in given]
@@ -111,20 +113,25 @@ def _made(kind: str, value: Any, rest: dict[str, Any]) -> Parameter:
     if kind in ("float", "int"):
         if not isinstance(value, list | tuple) or len(value) != 2:
             raise InputError(f"{kind}: {value!r} must be [low, high]")
-        low, high = (_number(end) for end in value)
+        low, high = value
         return Float(low, high, **rest) if kind == "float" else Int(low, high, **rest)
     if kind == "constant":
         return Constant(value, **rest)
     return Categorical(value, **rest) if kind == "categorical" else Ordered(value, **rest)
 
 
-def _number(value: Any) -> Any:
-    """Return the number that `1e-5` means: YAML 1.1 reads an exponent without a point as text."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
+def numbers(value: Any) -> Any:
+    """Return values with the numbers that `1e-5` means: YAML 1.1 reads an exponent without a point as text.
+
+    >>> numbers({"float": ["1e-5", 0.1], "when": {"opt": "sgd"}})
+    {'float': [1e-05, 0.1], 'when': {'opt': 'sgd'}}
+    """
+    if isinstance(value, Mapping):
+        return {key: numbers(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [numbers(each) for each in value]
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", value):
+        return float(value)
     return value
 
 
