@@ -504,7 +504,7 @@ def test_a_manifest_that_is_none_or_of_another_model(analysis):
     for wrong, message in (
         (pruned, "a Pruned is no manifest of cuts: give its .cuts"),
         (content, r"a dict is no manifest of cuts: read it by Cuts.from_json"),
-        ((pruned.cuts,), "a tuple is no manifest of cuts: give one manifest after the other"),
+        ((pruned.cuts, 3), "a tuple is no manifest of cuts: give one manifest after the other"),
         (None, "a NoneType is no manifest of cuts"),
     ):
         with pytest.raises(SurgeryError, match=message):

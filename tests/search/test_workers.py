@@ -3,7 +3,7 @@ twice."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 import os
 import signal
@@ -26,13 +26,11 @@ SPACE = {"x": Float(0, 1)}
 def objectives():
     """The module of objectives, found by workers too."""
     folder = str(Path(__file__).parent)
-    sys.path.insert(0, folder)
-    os.environ["PYTHONPATH"] = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
-    spec = importlib.util.find_spec("objectives")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["objectives"] = module
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
+        yield importlib.import_module("objectives")
+        sys.modules.pop("objectives")
 
 
 def test_several_workers_share_the_runs_and_the_budget(objectives):

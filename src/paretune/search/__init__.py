@@ -6,6 +6,7 @@
 True
 """
 
+from paretune.search._space.configspace import read_configspace, write_configspace
 from paretune.search._space.parameters import Categorical, Constant, Float, Int, Ordered, Parameter
 from paretune.search._space.predicates import Predicate, when
 from paretune.search._space.priors import Beta, LogNormal, Normal, Prior, about
@@ -14,11 +15,13 @@ from paretune.search._study.limits import Limits
 from paretune.search._study.objective import Run
 from paretune.search._study.storage import Trial
 from paretune.search._study.study import Result, minimize
+from paretune.search.samplers._base import Exhausted, Sampler, Suggestion
 
 __all__ = [
     "Beta",
     "Categorical",
     "Constant",
+    "Exhausted",
     "Float",
     "Int",
     "Limits",
@@ -30,9 +33,13 @@ __all__ = [
     "Prior",
     "Result",
     "Run",
+    "Sampler",
     "Space",
+    "Suggestion",
     "Trial",
     "about",
     "minimize",
+    "read_configspace",
     "when",
+    "write_configspace",
 ]

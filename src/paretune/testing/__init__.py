@@ -4,6 +4,7 @@
 """
 
 from paretune.testing._loss import check_loss
+from paretune.testing._sampler import check_sampler
 from paretune.testing._score import check_score
 
-__all__ = ["check_loss", "check_score"]
+__all__ = ["check_loss", "check_sampler", "check_score"]

@@ -112,15 +112,40 @@ def when(name: str, *values: Any) -> Predicate:
     return Predicate(text, frozenset({name}), tuple((name, value) for value in values), part)
 
 
+def compared(name: str, symbol: str, value: Any) -> Predicate:
+    """Return the predicate `name symbol value`, for a name that need not be one of Python's.
+
+    symbol: ==, !=, <, <=, > or >=.
+    """
+    function = _COMPARE[SYMBOLS[symbol]]
+    part: Part = lambda given: function(given[name], value) if name in given else OPEN  # noqa: E731
+    equal = ((name, value),) if symbol in ("==", "!=") else ()
+    return Predicate(f"{name} {symbol} {value!r}", frozenset({name}), equal, part)
+
+
+SYMBOLS: dict[str, type[ast.AST]] = {
+    "==": ast.Eq, "!=": ast.NotEq, "<": ast.Lt, "<=": ast.LtE, ">": ast.Gt, ">=": ast.GtE,
+}  # fmt: skip
+
+
 def all_of(predicates: tuple[Predicate, ...]) -> Predicate:
     """Return the predicate that holds where all of some do."""
+    return _joined(predicates, "and", all)
+
+
+def any_of(predicates: tuple[Predicate, ...]) -> Predicate:
+    """Return the predicate that holds where one of some does."""
+    return _joined(predicates, "or", any)
+
+
+def _joined(predicates: tuple[Predicate, ...], word: str, join: Callable[[Any], bool]) -> Predicate:
     if len(predicates) == 1:
         return predicates[0]
     return Predicate(
-        " and ".join(f"({each.text})" for each in predicates),
+        f" {word} ".join(f"({each.text})" for each in predicates),
         frozenset().union(*(each.names for each in predicates)),
         tuple(pair for each in predicates for pair in each.equal),
-        lambda values: all(each(values) for each in predicates),
+        lambda values: join(each(values) for each in predicates),
     )
 
 
