@@ -65,6 +65,24 @@ def test_run_status_best_export_and_go_on(cli, study):
     assert len(json.loads(cli("search", "export", "study.yaml", "--format", "json").stdout)) == 40
 
 
+def test_resume_needs_the_storage_and_the_objective_alone(cli, study):
+    assert cli("search", "run", "study.yaml", "--budget", "10").exit_code == 0
+    how = (
+        "search",
+        "resume",
+        "sqlite:///bowl.db",
+        "objectives.py:bowl",
+        "--name",
+        "bowl",
+        "--budget",
+        "15",
+        "--json",
+    )
+    assert json.loads(cli(*how).stdout)["runs"] == 15
+    result = cli("search", "resume", "sqlite:///bowl.db", "objectives.py:bowl", "--budget", "15")
+    assert result.exit_code == 2 and "no study 'study' in sqlite:///bowl.db" in result.output
+
+
 def test_check_starts_nothing(cli, study):
     result = cli("search", "check", "study.yaml")
     assert result.exit_code == 0, result.output

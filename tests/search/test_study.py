@@ -11,7 +11,7 @@ import pytest
 
 from paretune.errors import InputError, RecipeError, RunError
 from paretune.methods import registry
-from paretune.search import Categorical, Constant, Float, Int, Limits, Ordered, Space, minimize, when
+from paretune.search import Categorical, Constant, Float, Int, Limits, Ordered, Space, minimize, resume, when
 from paretune.search._study.limits import limits_of
 from paretune.search._study.objective import arity, call, outcome_of
 from paretune.search._study.plain import space_from_json, space_to_json
@@ -290,3 +290,17 @@ def test_another_space_or_a_foreign_file_is_refused_and_left_as_it_was(tmp_path)
         minimize(loss_of, SPACE, "random", budget=3, storage=f"sqlite:///{tmp_path}/text.db")
     assert (tmp_path / "text.db").read_bytes() == before
     assert len(minimize(loss_of, SPACE, "random", budget=3, storage=url).trials) == 3
+
+
+def test_a_study_goes_on_by_its_storage_alone(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    straight = minimize(loss_of, SPACE, {"bohb": HALVED}, budget=30, seed=3)
+    minimize(loss_of, SPACE, {"bohb": HALVED}, budget=10, storage=url, name="mine", seed=3)
+    result = resume(loss_of, url, 30, name="mine")
+    assert [(t.config, t.budget, t.loss) for t in result.trials] == [
+        (t.config, t.budget, t.loss) for t in straight.trials
+    ]
+    with pytest.raises(InputError, match=r"no study 'mien' in .* Did you mean 'mine'"):
+        resume(loss_of, url, 30, name="mien")
+    with pytest.raises(InputError, match="does not exist"):
+        resume(loss_of, f"sqlite:///{tmp_path}/other.db", 30)

@@ -16,7 +16,7 @@ from paretune.cli._screen import Choice, Command, Screen, command
 from paretune.errors import nearest
 
 if TYPE_CHECKING:
-    from paretune.search import Trial
+    from paretune.search import Result, Trial
     from paretune.search._study.file import StudyFile
     from paretune.search._study.storage import Store
 
@@ -55,9 +55,26 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None) ->
     how: dict[str, Any] = {name: getattr(asked, name) for name in same}
     how["workers"] = asked.workers if workers is None else workers
     result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
-    best = result.best
-    document = {"best": best and best.to_json(), "runs": len(result.trials), "ended": result.ended}
-    screen.show(document, lambda: f"{_best(best)}\n{len(result.trials)} runs, ended by {result.ended}")
+    _show(screen, result)
+
+
+@command("resume")
+@click.argument("storage")
+@click.argument("objective")
+@click.option("--name", default="study", show_default=True, help="Of the study.")
+@click.option("--budget", required=True, help="A number of runs in all, or a time as 30min.")
+@click.option("--workers", type=int, default=1, show_default=True, help="Worker processes.")
+def resume(screen: Screen, storage: str, objective: str, name: str, budget: str, workers: int) -> None:
+    """Go on with a study that is in STORAGE (sqlite:///study.db), by OBJECTIVE (path/to/file.py:function) alone.
+
+    Its space, method and seed are those that it was begun with.
+    """
+    from paretune.search import resume as go_on
+    from paretune.search._study.file import Reference
+
+    much: Any = int(budget) if budget.isdigit() else budget
+    result = go_on(Reference(objective), storage, much, name=name, workers=workers, listen=_Progress(screen))
+    _show(screen, result)
 
 
 @command("status")
@@ -142,7 +159,7 @@ def check(screen: Screen, study: Path) -> None:
 search = _Group(
     "search",
     help="Search for hyperparameters: run a study that a YAML file describes, look at it, take it along.",
-    commands={each.name or "": each for each in (run, status, best, export, check)},
+    commands={each.name or "": each for each in (run, resume, status, best, export, check)},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 assert all(isinstance(each, Command) for each in search.commands.values())
@@ -182,6 +199,12 @@ def _read(path: Path) -> tuple[StudyFile, Store]:
     asked = read_study(path)
     plan = {"space": space_to_json(asked.space), "method": method_to_json(asked.sampler), "seed": asked.seed}
     return asked, Store(asked.storage, asked.name, plan, resume=True)
+
+
+def _show(screen: Screen, result: Result) -> None:
+    best = result.best
+    document = {"best": best and best.to_json(), "runs": len(result.trials), "ended": result.ended}
+    screen.show(document, lambda: f"{_best(best)}\n{len(result.trials)} runs, ended by {result.ended}")
 
 
 def _lowest(trials: Sequence[Trial]) -> float | None:

@@ -14,7 +14,7 @@ from paretune.search._space.space import Space
 from paretune.search._study.limits import Limits
 from paretune.search._study.objective import Run
 from paretune.search._study.storage import Trial
-from paretune.search._study.study import Result, minimize
+from paretune.search._study.study import Result, minimize, resume
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "about",
     "minimize",
     "read_configspace",
+    "resume",
     "when",
     "write_configspace",
 ]

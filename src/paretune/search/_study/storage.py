@@ -223,6 +223,29 @@ def _by_sql(connection: sqlite3.Connection, study: int) -> Iterator[_Stored]:
 
 
 ATTRIBUTES = ("config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt")
+
+
+def plan_of(storage: str, name: str) -> dict[str, Any]:
+    """Return what a stored study was begun with: space, method, seed; one that is not there is an InputError."""
+    import optuna
+
+    if not isinstance(storage, str):
+        raise InputError(f"storage={storage!r} must be a URL as sqlite:///study.db")
+    if storage.startswith(SQLITE) and not _path(storage).exists():
+        raise InputError(f"there is no study '{name}': {_path(storage)} does not exist")
+    with _quiet(optuna):
+        opened = _open(optuna, storage)
+        names = set(optuna.get_all_study_names(opened))
+        if name not in names:
+            raise InputError(
+                f"no study '{name}' in {storage}.{nearest(name, names)} There are {sorted(names) or 'none'}"
+            )
+        attributes = optuna.load_study(study_name=name, storage=opened).user_attrs
+    if "paretune" not in attributes:
+        raise InputError(f"study '{name}' in {storage} was not made by paretune")
+    return {key: attributes[key] for key in ("space", "method", "seed")}
+
+
 LOST = "lost"
 """What the error of a run begins with whose process ended."""
 

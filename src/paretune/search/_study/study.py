@@ -28,8 +28,8 @@ from paretune.search._study.executors import Job as Work
 from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
-from paretune.search._study.plain import space_to_json
-from paretune.search._study.storage import LOST, Store, Trial
+from paretune.search._study.plain import space_from_json, space_to_json
+from paretune.search._study.storage import LOST, Store, Trial, plan_of
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
 from paretune.search.samplers._grid import Grid
 
@@ -106,6 +106,16 @@ def minimize(
     executor = _executor(objective, listen, workers, timeout, memory)
     store = Store(storage, name, plan, resume=False)
     return Search(executor, space, sampler, limits, store, seed, place, listen).run()
+
+
+def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "study", **how: Any) -> Result:
+    """Go on with a stored study; its space, method and seed are those that it was begun with.
+
+    objective, storage, budget, name, how: as `minimize` takes them. A study that is not there is an InputError.
+    """
+    plan = plan_of(storage, name)
+    space = space_from_json(plan["space"])
+    return minimize(objective, space, plan["method"], budget, storage=storage, name=name, seed=plan["seed"], **how)
 
 
 def _executor(
@@ -247,7 +257,8 @@ class Search:
             number = len(self.configs) if job.config is None else job.config
             if job.config is None:
                 suggestion = self._suggest(number)
-                self.configs.append((suggestion.row, suggestion.config, suggestion.origin, len(self.results)))
+                row = self.space.row(suggestion.config)  # as it is read again after a crash
+                self.configs.append((row, suggestion.config, suggestion.origin, len(self.results)))
                 self.known.add(key(suggestion.config))
             _, config, origin, seen = self.configs[number]
             trial = Trial(
