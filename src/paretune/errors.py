@@ -84,6 +84,16 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
         raise InputError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raise a RecipeError where a value is none of those that are allowed, with the nearest; name: of the option.
+
+    >>> check_choice("bayes: model", "tpe", ("tpe", "gp"))
+    """
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise RecipeError(f"{name}='{value}' must be one of {', '.join(allowed)}.{nearest(str(value), allowed)}")
+
+
 def names_of(argument: str, value: Any) -> list[str]:
     """Return the names that an argument lists; a single one need not stand in a list."""
     names = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]

@@ -73,11 +73,9 @@ def _file_text(seen: Mapping[str, Any]) -> str:
 def _one(seen: Mapping[str, Any]) -> str:
     latency = seen["latency"]
     return (
-        f"{seen['file']}\n"
-        f"  latency  median {latency['median_ms']:.3f} ms, p99 {latency['p99_ms']:.3f} ms\n"
-        f"  bytes    {seen['bytes']:,}\n"
-        f"  load     {seen['load_ms']:.1f} ms\n"
-        f"  memory   {seen['peak_memory_bytes'] / 1e6:.1f} MB at its peak"
+        f"{seen['file']}\n  latency  median {latency['median_ms']:.3f} ms, p99 {latency['p99_ms']:.3f} ms\n  "
+        f"bytes    {seen['bytes']:,}\n  load     {seen['load_ms']:.1f} ms\n  memory   "
+        f"{seen['peak_memory_bytes'] / 1e6:.1f} MB at its peak"
     )
 
 

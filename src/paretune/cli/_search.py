@@ -81,6 +81,8 @@ def resume(screen: Screen, storage: str, objective: str, name: str, budget: str,
 @STUDY
 def status(screen: Screen, study: Path) -> None:
     """Show how far STUDY is: runs by budget, failures, the best so far. Nothing is changed."""
+    from paretune.search._study.storage import best_of
+
     trials = _read(study)[1].read()
     budgets = sorted({trial.budget for trial in trials}, key=lambda budget: -1 if budget is None else budget)
     rows = [
@@ -93,7 +95,7 @@ def status(screen: Screen, study: Path) -> None:
         }
         for budget in budgets
     ]
-    best = _least(trials)
+    best = best_of(trials)
     screen.show({"budgets": rows, "best": best and best.to_json()}, lambda: _status(rows, best))
 
 
@@ -101,7 +103,9 @@ def status(screen: Screen, study: Path) -> None:
 @STUDY
 def best(screen: Screen, study: Path) -> None:
     """Show the best configuration of STUDY."""
-    found = _least(_read(study)[1].read())
+    from paretune.search._study.storage import best_of
+
+    found = best_of(_read(study)[1].read())
     screen.show(found and found.to_json(), lambda: _best(found))
 
 
@@ -192,12 +196,11 @@ class _Progress:
 
 def _read(path: Path) -> tuple[StudyFile, Store]:
     from paretune.search._study.file import read_study
-    from paretune.search._study.plain import space_to_json
     from paretune.search._study.storage import Store
-    from paretune.search._study.study import method_to_json
+    from paretune.search._study.study import plan_to_json
 
     asked = read_study(path)
-    plan = {"space": space_to_json(asked.space), "method": method_to_json(asked.sampler), "seed": asked.seed}
+    plan = plan_to_json(asked.space, asked.sampler, asked.seed)
     return asked, Store(asked.storage, asked.name, plan, resume=True)
 
 
@@ -210,16 +213,6 @@ def _show(screen: Screen, result: Result) -> None:
 def _lowest(trials: Sequence[Trial]) -> float | None:
     losses = [trial.loss for trial in trials if trial.loss is not None and not trial.error]
     return min(losses, default=None)
-
-
-def _counts(trial: Trial) -> bool:
-    return trial.loss is not None and not trial.error
-
-
-def _least(trials: Sequence[Trial]) -> Trial | None:
-    done = [trial for trial in trials if _counts(trial)]
-    top = max((trial.rung for trial in done), default=0)
-    return min((t for t in done if t.rung == top), key=lambda t: (t.loss, t.number), default=None)
 
 
 def _best(trial: Trial | None) -> str:

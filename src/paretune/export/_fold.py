@@ -89,6 +89,7 @@ def _along(factor: np.ndarray, weight: np.ndarray, layer: onnx.NodeProto) -> np.
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove the initializers that no node reads, where no branch could read them."""
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     nested = any(a.type == onnx.AttributeProto.GRAPH for node in graph.node for a in node.attribute)
     if nested:

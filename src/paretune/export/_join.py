@@ -23,6 +23,7 @@ def join_nodes(model: onnx.ModelProto) -> int:
     _join_slices(model.graph)
     _fix_sizes(model.graph)
     _join_ranges(model.graph)
+    _drop_unread(model.graph)
     drop_unused(model.graph)
     return before - len(model.graph.node)
 
@@ -83,7 +84,6 @@ def _fix_sizes(graph: onnx.GraphProto) -> None:
         graph.initializer.append(numpy_helper.from_array(values, name))
         node.input[3] = name
         node.attribute.append(helper.make_attribute("axes", axes))
-    _drop_unread(graph)
 
 
 def _behind_the_shape_of(
@@ -107,11 +107,10 @@ def _behind_the_shape_of(
 
 
 def _join_ranges(graph: onnx.GraphProto) -> None:
-    """Write `where(x < low, low, x)`, likewise for the high end, as Clip, and `where(|x| <= t, 0, x)` as
-    Shrink."""
+    """Write `where(x < low, low, x)` and its like for the high end as Clip, `where(|x| <= t, 0, x)` as Shrink."""
     constants = {tensor.name: tensor for tensor in graph.initializer if _is_single(tensor)}
+    makers, readers = {name: node for node in graph.node for name in node.output}, _readers(graph)
     for node in graph.node:
-        makers = {name: each for each in graph.node for name in each.output}
         if node.op_type != "Where" or node.input[1] not in constants:
             continue
         condition, chosen, x = makers.get(node.input[0]), node.input[1], node.input[2]
@@ -130,11 +129,10 @@ def _join_ranges(graph: onnx.GraphProto) -> None:
             clips = before is not None and before.op_type == "Clip" and len(before.input) == 2
             if condition.op_type == "Less":
                 _become(node, "Clip", [x, bound])
-            elif clips and before is not None and _readers(graph)[x] == 2:  # the comparison and this node
+            elif clips and before is not None and readers[x] == 2:  # the comparison and this node
                 _become(node, "Clip", [before.input[0], before.input[1], bound])
             else:
                 _become(node, "Clip", [x, "", bound])
-    _drop_unread(graph)
 
 
 def _become(node: onnx.NodeProto, operator: str, inputs: list[str], **attributes: float) -> None:

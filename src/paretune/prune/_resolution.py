@@ -63,9 +63,8 @@ def _size(model: nn.Module, example: Any) -> tuple[int, int]:
     tensors = tensors_of(example)
     if isinstance(example, dict) or not tensors or tensors[0].dim() != 4 or not tensors[0].is_floating_point():
         raise InputError(
-            f"prune.resolution: the model's first positional input must be images, float (n, channels, height, "
-            "width), "
-            f"and the example is {shapes_of(example)}"
+            "prune.resolution: the model's first positional input must be images, float (n, channels, height, "
+            f"width), and the example is {shapes_of(example)}"
         )
     height, width = tensors[0].shape[2:]
     return size_of(model) or (height, width)
@@ -80,8 +79,7 @@ def _asked(size: Size | None, ratio: float | None, old: tuple[int, int]) -> tupl
         if not is_number(ratio) or not 0 < ratio < 1:
             raise InputError(
                 f"prune.resolution: ratio={ratio!r} must be above 0 and below 1; ratio=0.75 leaves three "
-                "quarters of "
-                "height and width"
+                "quarters of height and width"
             )
         return max(1, round(ratio * old[0])), max(1, round(ratio * old[1]))
     assert size is not None
@@ -109,17 +107,14 @@ def _check_runs(model: nn.Module, smaller: nn.Module, example: Any, new: tuple[i
             seen = call(smaller, example)
         except Exception as error:  # whatever the user's code raises
             raise InfeasibleError(
-                f"{refused}: {(str(error) or type(error).__name__).splitlines()[0]}. It has fixed positions, or "
-                "a layer "
-                "after flatten counts on them; pool to a fixed size before it (nn.AdaptiveAvgPool2d), or choose "
-                "a size "
-                "that its strides and patches divide"
+                f"{refused}: {(str(error) or type(error).__name__).splitlines()[0]}. It has fixed positions, "
+                "or a layer after flatten counts on them; pool to a fixed size before it "
+                "(nn.AdaptiveAvgPool2d), or choose a size that its strides and patches divide"
             ) from error
     if [tensor.shape for tensor in tensors_of(whole)] != [tensor.shape for tensor in tensors_of(seen)]:
         raise InfeasibleError(
             f"{refused}: its outputs would be {shapes_of(seen)} instead of {shapes_of(whole)}; they follow the "
-            "size of "
-            "the images"
+            "size of the images"
         )
 
 

@@ -73,7 +73,6 @@ def training_of(where: str, given: Mapping[str, Any]) -> Training:
         if name not in known:
             raise RecipeError(
                 f"{where}: '{name}' is neither its own argument nor one of a training.{nearest(name, known)} "
-                "Those "
-                f"are {', '.join(known)}"
+                f"Those are {', '.join(known)}"
             )
     return Training(**given)

@@ -91,8 +91,7 @@ def way_of(step: Step) -> Way:
     if not relative:
         raise RecipeError(
             f"prune.iterative: {step.name}: {name}={asked!r} cannot be split over rounds; give the fraction "
-            "that is "
-            f"left in the end ({name}: 0.5), or amounts, one for each round"
+            f"that is left in the end ({name}: 0.5), or amounts, one for each round"
         )
     return Way(
         name,

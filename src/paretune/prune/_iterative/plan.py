@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-from paretune.errors import InputError, RecipeError, nearest
+from paretune.errors import InputError, RecipeError, check_choice
 from paretune.prune._iterative.amounts import LISTED, field_of, shares, way_of
 from paretune.prune._iterative.teachers import TEACHERS
 from paretune.recipe import GraphStep, Range, Step, check_ranges, step_of
@@ -60,11 +60,7 @@ class Rounds:
     def __post_init__(self) -> None:
         check_ranges(self)
         for name, known in (("teacher", TEACHERS), ("keep", KEEP)):
-            value = getattr(self, name)
-            if value not in known:
-                raise RecipeError(
-                    f"prune.iterative: {name}='{value}' must be one of {', '.join(known)}.{nearest(value, known)}"
-                )
+            check_choice(f"prune.iterative: {name}", getattr(self, name), known)
         if self.amounts is not None and not self.amounts:
             raise RecipeError("prune.iterative: amounts is empty; give one for each round, or leave it out")
         if self.one_shot:
@@ -89,8 +85,7 @@ class Rounds:
         if self.amounts is not None and self.rounds not in (type(self).rounds, len(self.amounts)):
             raise RecipeError(
                 f"prune.iterative: rounds={self.rounds}, and {len(self.amounts)} amounts; there are as many "
-                "rounds "
-                "as amounts: leave out rounds"
+                "rounds as amounts: leave out rounds"
             )
         if self.amounts is not None:
             name = field_of(step, LISTED)

@@ -123,8 +123,7 @@ def check(strength: float, norm: str, proximal: bool) -> None:
     if proximal and norm != "l1":
         raise RecipeError(
             f"prune.sparse: proximal makes zeros under the norm l1 only, and norm='{norm}': the proximal step "
-            "of a sum of "
-            "squares scales weights and makes none zero. Leave out norm, or proximal"
+            "of a sum of squares scales weights and makes none zero. Leave out norm, or proximal"
         )
 
 

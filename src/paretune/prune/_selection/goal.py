@@ -29,8 +29,7 @@ class Goal:
         if self.ratio is not None and not (is_number(self.ratio) and 0 <= self.ratio < 1):
             raise InputError(
                 f"{self.who}: ratio={self.ratio!r} must be at least 0 and below 1; it is the fraction of the "
-                "channels "
-                "that is removed"
+                "channels that is removed"
             )
         for name in GOALS[1:]:
             if getattr(self, name) is not None:

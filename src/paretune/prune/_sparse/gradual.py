@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from paretune import masks
 from paretune.cuts import Cuts, fold_parametrizations, parametrized
-from paretune.errors import RecipeError, check_whole, nearest
+from paretune.errors import RecipeError, check_choice, check_whole
 from paretune.prune._capture.given import copied, given, require_values
 from paretune.prune._cut import Pruned
 from paretune.prune._sparse.choice import Choice
@@ -61,11 +61,7 @@ class Ramp:
 
     def __post_init__(self) -> None:
         for name, known in (("criterion", CRITERIA), ("ramp", RAMPS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise RecipeError(
-                    f"prune.gradual: {name}='{value}' must be one of {', '.join(known)}.{nearest(value, known)}"
-                )
+            check_choice(f"prune.gradual: {name}", getattr(self, name), known)
         if not 0 <= self.begin < self.end <= 1:
             raise RecipeError(
                 f"prune.gradual: begin={self.begin:g} and end={self.end:g} must be parts of the training, from 0 "

@@ -128,8 +128,7 @@ class _Number(Parameter):
         if given is not None and not (mass := np.subtract(*self._ends()[::-1])) > 1e-6:
             raise InputError(
                 f"{kind}: the prior {self.prior} leaves {mass:.1g} of its mass in [{self._low:g}, "
-                f"{self._high:g}]; "
-                "move it into the range, or widen either"
+                f"{self._high:g}]; move it into the range, or widen either"
             )
 
 

@@ -159,8 +159,7 @@ class About:
             return False, float(self.within)
         raise InputError(
             f"prior about {self.value:g}: within={self.within!r} must be a factor above 1, as '10x', or a "
-            "distance "
-            "above 0, as 0.1: 95 % of the belief lies that near"
+            "distance above 0, as 0.1: 95 % of the belief lies that near"
         )
 
     def resolve(self, low: float, high: float, log: bool) -> Prior:
@@ -202,8 +201,7 @@ def read_prior(given: Any, where: str) -> Prior | About | None:
     written = next(iter(given), "") if isinstance(given, Mapping) else given
     raise InputError(
         f"{where}: prior: {given!r} is none.{nearest(str(written), [*kinds, 'about'])} Write {{about: 3e-4, "
-        "within: "
-        "10x}, {normal: [mean, std]}, {lognormal: [median, spread]} or {beta: [a, b]}"
+        "within: 10x}, {normal: [mean, std]}, {lognormal: [median, spread]} or {beta: [a, b]}"
     )
 
 

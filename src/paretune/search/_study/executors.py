@@ -123,8 +123,7 @@ class Processes(Executor):
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise InputError(
                 f"workers={slots}: the objective cannot be sent to another process ({error}); define it at the "
-                "top "
-                "of a module, not as a lambda or inside of a function"
+                "top of a module, not as a lambda or inside of a function"
             ) from error
         self._report, self.slots = report, slots
         self._timeout, self._memory = timeout, memory

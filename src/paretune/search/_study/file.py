@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -65,7 +65,6 @@ class StudyFile:
     folder: Path | None = None
     timeout: float | str | None = None
     memory: int | None = None
-    notes: tuple[str, ...] = field(default=())
 
 
 def read_study(path: str | Path) -> StudyFile:

@@ -65,9 +65,9 @@ def arity(objective: Objective) -> int:
     needed = [p for p in parameters if p.default is inspect.Parameter.empty and p.kind not in (
         inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
     )]  # fmt: skip
-    optional_ones = [p for p in taken if p.name in ARGUMENTS or p in needed]
-    count = len(optional_ones)
-    if not 1 <= count <= len(ARGUMENTS) or any(p not in optional_ones for p in needed):
+    given = [p for p in taken if p.name in ARGUMENTS or p in needed]
+    count = len(given)
+    if not 1 <= count <= len(ARGUMENTS) or any(p not in given for p in needed):
         name = getattr(objective, "__name__", repr(objective))
         raise InputError(
             f"the objective {name}{inspect.signature(objective)} must take (config), (config, budget) or (config, "

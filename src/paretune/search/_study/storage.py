@@ -14,7 +14,7 @@ import json
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +29,13 @@ from paretune.search._space.space import Config, Space
 
 TIMEOUT = 60.0
 """Seconds that a write waits for another one."""
+SQLITE = "sqlite:///"
+LOST = "lost"
+"""What the error of a run begins with whose process ended."""
+KNOWN = 12
+"""Optuna's schema, of which the tables are read here."""
+ATTRIBUTES = ("config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt")
+"""What a trial says of its run from its begin on."""
 SCHEMA = 1
 """Of the attributes; a study of a newer one is refused."""
 
@@ -64,6 +71,14 @@ class Trial:
         return found | {"loss": loss, "state": state}
 
 
+def best_of(trials: Iterable[Trial]) -> Trial | None:
+    """Return the run of the least loss on the largest budget that any was finished on; None where none was."""
+    finished = [(trial.loss, trial) for trial in trials if trial.loss is not None and not trial.error]
+    top = max((trial.rung for _, trial in finished), default=0)
+    ranked = sorted((loss, trial.number, trial) for loss, trial in finished if trial.rung == top)
+    return ranked[0][2] if ranked else None
+
+
 class Store:
     """The trials of one study."""
 
@@ -77,14 +92,7 @@ class Store:
         self._optuna = optuna
         self.url = storage
         with _quiet(optuna):
-            if resume and storage is not None and storage.startswith(SQLITE) and not _path(storage).exists():
-                raise InputError(f"there is no study '{name}' yet: {_path(storage)} does not exist")
-            self.storage = _open(optuna, storage)
-            names = set(optuna.get_all_study_names(self.storage))
-            if resume and name not in names:
-                raise InputError(
-                    f"no study '{name}' in {storage}.{nearest(name, names)} There are {sorted(names) or 'none'}"
-                )
+            self.storage = _known(optuna, storage, name) if resume else _open(optuna, storage)
             study = optuna.create_study(
                 storage=self.storage, study_name=name, load_if_exists=True, direction="minimize"
             )
@@ -110,16 +118,15 @@ class Store:
         for key in ("space", "method"):
             if found.get(key) != wanted.get(key):
                 raise InputError(
-                    f"study '{name}' in {self.url} has another {key}:\n  there {json.dumps(found.get(key))}\n  "
-                    "here  "
-                    f"{json.dumps(wanted.get(key))}\nChoose another name, or give what it was begun with"
+                    f"study '{name}' in {self.url} has another {key}:\n  there {json.dumps(found.get(key))}\n"
+                    f"  here  {json.dumps(wanted.get(key))}\nChoose another name, or give what it was begun with"
                 )
 
     def begin(self, trial: Trial, space: Space) -> int:
         """Store that a run begins, and return its number."""
         template = self._optuna.trial.create_trial(
             state=self._optuna.trial.TrialState.RUNNING,
-            params={n: v for n, v in trial.config.items() if not isinstance(space[n], Constant)} | {},
+            params={n: v for n, v in trial.config.items() if not isinstance(space[n], Constant)},
             distributions={
                 n: distribution_of(space[n]) for n in trial.config if not isinstance(space[n], Constant)
             },
@@ -192,10 +199,6 @@ class _Stored:
     attributes: dict[str, Any]
 
 
-KNOWN = 12
-"""Optuna's schema, of which the tables are read here."""
-
-
 def _by_sql(connection: sqlite3.Connection, study: int) -> Iterator[_Stored]:
     """Yield the trials of a study in the order of their numbers, in three queries."""
     attributes: dict[int, dict[str, Any]] = defaultdict(dict)
@@ -222,35 +225,27 @@ def _by_sql(connection: sqlite3.Connection, study: int) -> Iterator[_Stored]:
         yield _Stored(number, identity, loss, ended, attributes[identity])
 
 
-ATTRIBUTES = ("config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt")
-
-
 def plan_of(storage: str, name: str) -> dict[str, Any]:
     """Return what a stored study was begun with: space, method, seed; one that is not there is an InputError."""
     import optuna
 
-    if not isinstance(storage, str):
-        raise InputError(f"storage={storage!r} must be a URL as sqlite:///study.db")
-    if storage.startswith(SQLITE) and not _path(storage).exists():
-        raise InputError(f"there is no study '{name}': {_path(storage)} does not exist")
     with _quiet(optuna):
-        opened = _open(optuna, storage)
-        names = set(optuna.get_all_study_names(opened))
-        if name not in names:
-            raise InputError(
-                f"no study '{name}' in {storage}.{nearest(name, names)} There are {sorted(names) or 'none'}"
-            )
+        opened = _known(optuna, storage, name)
         attributes = optuna.load_study(study_name=name, storage=opened).user_attrs
     if "paretune" not in attributes:
         raise InputError(f"study '{name}' in {storage} was not made by paretune")
     return {key: attributes[key] for key in ("space", "method", "seed")}
 
 
-LOST = "lost"
-"""What the error of a run begins with whose process ended."""
-
-
-SQLITE = "sqlite:///"
+def _known(optuna: Any, url: str | None, name: str) -> Any:
+    """Return a storage that has a study of that name; where there is none, no file is made."""
+    if isinstance(url, str) and url.startswith(SQLITE) and not _path(url).exists():
+        raise InputError(f"there is no study '{name}' yet: {_path(url)} does not exist")
+    opened = _open(optuna, url)
+    names = set(optuna.get_all_study_names(opened))
+    if name not in names:
+        raise InputError(f"no study '{name}' in {url}.{nearest(name, names)} There are {sorted(names) or 'none'}")
+    return opened
 
 
 def _path(url: str) -> Path:

@@ -29,7 +29,7 @@ from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
 from paretune.search._study.plain import space_from_json, space_to_json
-from paretune.search._study.storage import LOST, Store, Trial, plan_of
+from paretune.search._study.storage import LOST, Store, Trial, best_of, plan_of
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
 from paretune.search.samplers._grid import Grid
 
@@ -101,7 +101,7 @@ def minimize(
     space = space if isinstance(space, Space) else Space(space)
     sampler, limits = method_of(method), limits_of(budget)
     arity(objective)
-    plan = {"space": space_to_json(space), "method": method_to_json(sampler), "seed": seed}
+    plan = plan_to_json(space, sampler, seed)
     place, listen = None if folder is None else Path(folder), listen or _ignore
     executor = _executor(objective, listen, workers, timeout, memory)
     store = Store(storage, name, plan, resume=False)
@@ -135,6 +135,11 @@ def _executor(
         return InProcess(objective, report)
     most = None if timeout is None else seconds(timeout, "timeout")
     return Processes(objective, report, workers, timeout=most, memory=memory)
+
+
+def plan_to_json(space: Space, sampler: Sampler, seed: int) -> dict[str, Any]:
+    """Return what defines a study, as it is stored with it."""
+    return {"space": space_to_json(space), "method": method_to_json(sampler), "seed": seed}
 
 
 def method_to_json(sampler: Sampler) -> dict[str, Any]:
@@ -206,7 +211,9 @@ class Search:
         finally:
             self.executor.stop()
         assert ended is not None
-        return Result(self.best(), tuple(self.trials[number] for number in sorted(self.trials)), ended)
+        return Result(
+            best_of(self.trials.values()), tuple(self.trials[number] for number in sorted(self.trials)), ended
+        )
 
     def _fill(self) -> str | None:
         """Begin runs while there are free slots; return what ends the study, or None."""
@@ -221,16 +228,6 @@ class Search:
             self.running[trial.number] = job
             self.executor.start(self._job(trial))
         return None
-
-    def best(self) -> Trial | None:
-        """Return the best run on the largest budget that any run was finished on."""
-        finished = [
-            trial for trial in self.trials.values() if trial.loss is not None and math.isfinite(trial.loss)
-        ]
-        if not finished:
-            return None
-        top = max(trial.rung for trial in finished)
-        return min((t for t in finished if t.rung == top), key=lambda t: (t.loss, t.number))
 
     def _ended(self) -> str | None:
         trials, runs, work = self.spent
@@ -362,6 +359,5 @@ class Search:
         example = next(trial for trial in failed if trial.error == reason)
         raise RunError(
             f"{self.failed} of {self.ended} runs failed, and the search was stopped. The commonest reason, "
-            f"{count} "
-            f"times: {reason} (run {example.number}, {example.config!r}). What was finished is kept"
+            f"{count} times: {reason} (run {example.number}, {example.config!r}). What was finished is kept"
         )

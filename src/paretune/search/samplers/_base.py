@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.errors import RecipeError, nearest
+from paretune.errors import check_choice
 from paretune.recipe import Range, check_ranges
 from paretune.search._results import Results
 from paretune.search._schedule.ladder import Budget, ladder
@@ -89,11 +89,7 @@ class Halved(Sampler):
     def __post_init__(self) -> None:
         check_ranges(self)
         ladder(self.min, self.max, self.eta)
-        if self.promote not in PROMOTE:
-            raise RecipeError(
-                f"{self.name}: promote='{self.promote}' must be one of {', '.join(PROMOTE)}."
-                f"{nearest(self.promote, PROMOTE)}"
-            )
+        check_choice(f"{self.name}: promote", self.promote, PROMOTE)
 
     @property
     def budgets(self) -> tuple[Budget | None, ...]:

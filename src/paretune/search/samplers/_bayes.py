@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, final
 
 import numpy as np
 
-from paretune.errors import RecipeError, nearest
+from paretune.errors import check_choice
 from paretune.recipe import Range, check_ranges
 from paretune.search._optuna import distribution_of
 from paretune.search._results import Results
@@ -45,10 +45,7 @@ class Bayes(OneBudget):
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.model not in MODELS:
-            raise RecipeError(
-                f"bayes: model='{self.model}' must be one of {', '.join(MODELS)}.{nearest(self.model, MODELS)}"
-            )
+        check_choice("bayes: model", self.model, MODELS)
 
     def suggest(self, space: Space, results: Results, generator: np.random.Generator, number: int) -> Suggestion:
         """Return what the model asks for."""

@@ -24,7 +24,7 @@ from typing import Annotated, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.errors import RecipeError, nearest
+from paretune.errors import check_choice
 from paretune.recipe import Range
 from paretune.search._density import bandwidths, columns, draw, joint, marginals
 from paretune.search._results import Results
@@ -65,11 +65,7 @@ class Bohb(Halved):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.variant not in VARIANTS:
-            raise RecipeError(
-                f"bohb: variant='{self.variant}' must be one of {', '.join(VARIANTS)}."
-                f"{nearest(self.variant, VARIANTS)}"
-            )
+        check_choice("bohb: variant", self.variant, VARIANTS)
 
     def suggest(self, space: Space, results: Results, generator: np.random.Generator, number: int) -> Suggestion:
         """Return a draw from the model, or from the prior."""

@@ -60,8 +60,7 @@ class Grid(OneBudget):
                 ) if len(each) > 1)  # fmt: skip
                 raise InputError(
                     f"grid: up to {most:,} points ({factors}), and max_points={self.max_points:,}; give fewer "
-                    "values "
-                    "or points, raise max_points, or take random"
+                    "values or points, raise max_points, or take random"
                 )
         return tuple(found)
 
