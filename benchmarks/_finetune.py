@@ -76,13 +76,22 @@ def _params(model: nn.Module) -> int:
 
 
 def tune(
-    model: nn.Module, task: Task, *, epochs: int, seed: int, folder: Path, distilled: bool = False, left: int = 0
+    model: nn.Module,
+    task: Task,
+    *,
+    epochs: int,
+    seed: int,
+    folder: Path,
+    distilled: bool = False,
+    left: int = 0,
+    **other: Any,
 ) -> FitResult:
     """Fine-tune with the one schedule of all arms; a training that was stopped goes on from its last epoch.
 
     left: arms that are still to run after this one, for the estimate that the first epoch gives.
+    other: what differs from the schedule of all arms.
     """
-    training = {**TRAINING, "epochs": epochs, "warmup": min(0.5, epochs / 2)}
+    training = {**TRAINING, **other, "epochs": epochs, "warmup": min(0.5, epochs / 2)}
 
     def listen(kind: str, fields: dict[str, Any]) -> None:
         if kind == "epoch":

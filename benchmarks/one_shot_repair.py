@@ -38,8 +38,10 @@ from paretune.task import Task
 from paretune.train import recalibrate_batch_norm
 
 MACS, GOAL, DEPTH = 0.7, 2.0, 20
-SCORES = ("l1", "l2", "geometric_median", "cosine", "taylor", "wanda", "thinet", "lasso")
-SCOPES = ("global", "isomorphic", "local")
+SCORES = ("ziplm", "l2", "geometric_median", "cosine", "wanda")
+DEFAULT = SCORES[0]
+"""What `prune.channels` takes where there is data."""
+SCOPES = ("global", "isomorphic")
 SUMS = ("conv1", "*.conv2")
 """The layers that make what residual sums add."""
 KINDS = ("cut", "recalibrated", "repaired")
@@ -146,7 +148,7 @@ def measure(quick: bool, python: Path | None) -> Result:
     benchmark = Benchmark(quick, python)
     whole = judged(benchmark.task.build(), benchmark.task)
     say(f"unpruned: even {whole['even']['accuracy']:.2f}, odd {whole['odd']['accuracy']:.2f}")
-    default = Way(Channels().score, Channels().scope, "cut")
+    default = Way(DEFAULT, Channels().scope, "cut")
     found = {}
     for index, way in enumerate(tried := ways(quick)):
         found[way] = benchmark.screened(way)
