@@ -7,6 +7,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from paretune.errors import nearest
 if TYPE_CHECKING:
     from paretune.search import Result, Trial
     from paretune.search._study.file import StudyFile
+    from paretune.search._study.front import Found
+    from paretune.search._study.goals import Goals
     from paretune.search._study.storage import Store
 
 STUDY = click.argument("study", type=click.Path(path_type=Path, dir_okay=False))
@@ -51,8 +54,8 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None) ->
     asked = read_study(study)
     limits: Any = asked.limits if budget is None else limits_of(int(budget) if budget.isdigit() else budget)
     listen = _Progress(screen)
-    same = ("storage", "name", "seed", "timeout", "memory", "folder")
-    how: dict[str, Any] = {name: getattr(asked, name) for name in same}
+    same = ("storage", "name", "seed", "timeout", "memory", "folder", "repeats")
+    how: dict[str, Any] = {name: getattr(asked, name) for name in same} | asked.goals.to_json()
     how["workers"] = asked.workers if workers is None else workers
     result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
     _show(screen, result)
@@ -81,9 +84,9 @@ def resume(screen: Screen, storage: str, objective: str, name: str, budget: str,
 @STUDY
 def status(screen: Screen, study: Path) -> None:
     """Show how far STUDY is: runs by budget, failures, the best so far. Nothing is changed."""
-    from paretune.search._study.storage import best_of
+    from paretune.search._study.goals import hidden
 
-    trials = _read(study)[1].read()
+    trials, found = _read_runs(study)
     budgets = sorted({trial.budget for trial in trials}, key=lambda budget: -1 if budget is None else budget)
     rows = [
         {
@@ -91,22 +94,21 @@ def status(screen: Screen, study: Path) -> None:
             "finished": sum(t.budget == budget and t.loss is not None and not t.error for t in trials),
             "failed": sum(t.budget == budget and bool(t.error) for t in trials),
             "running": sum(t.budget == budget and t.loss is None for t in trials),
-            "best": _lowest([trial for trial in trials if trial.budget == budget]),
+            "best": _lowest([trial for trial in trials if trial.budget == budget], found.goals),
         }
         for budget in budgets
     ]
-    best = best_of(trials)
-    screen.show({"budgets": rows, "best": best and best.to_json()}, lambda: _status(rows, best))
+    told = [replace(trial, values=hidden(trial.values)) for trial in found.front]
+    found = replace(found, front=tuple(told))
+    screen.show({"budgets": rows, "best": found.to_json()}, lambda: f"{_status(rows)}\n\n{_best(found)}")
 
 
 @command("best")
 @STUDY
 def best(screen: Screen, study: Path) -> None:
-    """Show the best configuration of STUDY."""
-    from paretune.search._study.storage import best_of
-
-    found = best_of(_read(study)[1].read())
-    screen.show(found and found.to_json(), lambda: _best(found))
+    """Show the best configuration of STUDY; with several objectives all that no other one beats in each."""
+    _, found = _read_runs(study)
+    screen.show(found.to_json(), lambda: _best(found))
 
 
 @command("export")
@@ -183,10 +185,12 @@ class _Progress:
         self._runs += 1
         took = time.monotonic() - self._began
         loss = math.inf if fields["loss"] is None else fields["loss"]
-        if fields["rung"] > self._best[0] or (fields["rung"] == self._best[0] and loss < self._best[1]):
+        better = fields["rung"] > self._best[0] or (fields["rung"] == self._best[0] and loss < self._best[1])
+        if better and not fields["error"] and not fields["missed"]:
             self._best = (fields["rung"], loss)
             at = "" if fields["budget"] is None else f" at budget {fields['budget']}"
-            self._screen.say(f"[{took:.0f} s] run {fields['number']}: {loss:.6g}{at}, the best so far")
+            told = ", ".join(f"{name} {value:.6g}" for name, value in fields["objectives"].items())
+            self._screen.say(f"[{took:.0f} s] run {fields['number']}: {told}{at}, the best so far")
         elif fields["error"]:
             self._screen.say(f"[{took:.0f} s] run {fields['number']} failed: {fields['error']}")
         elif took - self._told > 10:
@@ -200,39 +204,76 @@ def _read(path: Path) -> tuple[StudyFile, Store]:
     from paretune.search._study.study import plan_to_json
 
     asked = read_study(path)
-    plan = plan_to_json(asked.space, asked.sampler, asked.seed)
-    return asked, Store(asked.storage, asked.name, plan, resume=True)
+    plan = plan_to_json(asked.space, asked.sampler, asked.seed, asked.goals, asked.repeats)
+    return asked, Store(asked.storage, asked.name, plan, asked.goals, resume=True)
+
+
+def _read_runs(path: Path) -> tuple[list[Trial], Found]:
+    from paretune.search._study.front import found_by
+
+    asked, store = _read(path)
+    trials = store.read()
+    return trials, found_by(trials, asked.goals, asked.repeats, len(asked.sampler.budgets) - 1)
 
 
 def _show(screen: Screen, result: Result) -> None:
-    best = result.best
-    document = {"best": best and best.to_json(), "runs": len(result.trials), "ended": result.ended}
-    screen.show(document, lambda: f"{_best(best)}\n{len(result.trials)} runs, ended by {result.ended}")
+    found = result.found
+    document = {"best": found.to_json(), "runs": len(result.trials), "ended": result.ended}
+    screen.show(document, lambda: f"{_best(found)}\n{len(result.trials)} runs, ended by {result.ended}")
 
 
-def _lowest(trials: Sequence[Trial]) -> float | None:
-    losses = [trial.loss for trial in trials if trial.loss is not None and not trial.error]
-    return min(losses, default=None)
+def _lowest(trials: Sequence[Trial], goals: Goals) -> float | None:
+    ended = [trial for trial in trials if trial.loss is not None and not trial.error]
+    losses = [trial.loss for trial in ended if trial.loss is not None and not goals.missed(trial)]
+    return goals.signed(min(losses)) if losses else None
 
 
-def _best(trial: Trial | None) -> str:
+def _best(found: Found) -> str:
+    trial = found.best or found.nearest
     if trial is None:
         return "no run was finished"
+    if found.goals.several and found.front:
+        return _front(found)
     at = "" if trial.budget is None else f" at budget {trial.budget}"
-    lines = [f"best: loss {trial.loss:.6g}{at} (run {trial.number})"]
+    name, value = found.goals.names[0], found.goals.values(trial)[0]
+    error = "" if trial.stderr is None else f" +- {trial.stderr:.2g}"
+    lines = [f"best: {name} {value:.6g}{error}{at} (run {trial.number})"]
+    if found.nearest is not None:
+        lines = [f"no run holds the constraints; nearest is run {trial.number}{at}: {found.missed}"]
     lines += [f"  {name}: {value}" for name, value in trial.config.items()]
     return "\n".join(lines + [f"  -> {name}: {value:.6g}" for name, value in trial.values.items()])
 
 
-def _status(rows: Sequence[dict[str, Any]], best: Trial | None) -> str:
+def _front(found: Found) -> str:
+    """Return the front as a table: objectives, what else was returned, configuration."""
+    goals = [name for name, _ in found.goals.objectives]
+    values = list(dict.fromkeys(name for trial in found.front for name in trial.values if name not in goals))
+    names = list(dict.fromkeys(name for trial in found.front for name in trial.config))
+    cells = [("run", *goals, *values, *names)]
+    for trial in found.front:
+        numbers = [*found.goals.values(trial), *(trial.values.get(name, math.nan) for name in values)]
+        texts = ["" if math.isnan(number) else f"{number:.6g}" for number in numbers]
+        cells.append((str(trial.number), *texts, *(_cell(trial.config.get(name, "")) for name in names)))
+    return "\n".join([f"front of {len(found.front)} runs, {', '.join(goals)}:", *_table(cells)])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _status(rows: Sequence[dict[str, Any]]) -> str:
     cells = [("budget", "finished", "failed", "running", "best")]
     for row in rows:
         loss = "" if row["best"] is None else f"{row['best']:.6g}"
         budget = "full" if row["budget"] is None else str(row["budget"])
         cells.append((budget, str(row["finished"]), str(row["failed"]), str(row["running"]), loss))
+    return "\n".join(_table(cells))
+
+
+def _table(cells: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a table whose columns are aligned to the right."""
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    table = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join([*table, "", _best(best)])
+    return ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in cells]
 
 
 def _csv(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:

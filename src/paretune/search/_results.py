@@ -8,6 +8,8 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from paretune.search._ranking import Point, Score, arrays, order, succeeded
+
 Array = NDArray[np.float64]
 
 
@@ -17,15 +19,20 @@ class Results:
     """Finished runs, one row each, in the order in which they ended.
 
     rows: (n, parameters), configurations as numbers in [0, 1], NaN where not active.
-    losses: (n,), the lower the better; infinity where a run failed.
+    losses: (n,), the lower the better; infinity where a run failed. With several objectives or constraints, ranks
+        among the runs of the same rung.
     rungs: (n,) int, which budget of the ladder each run had.
     pending: (m, parameters), configurations that run now.
+    values: (n, objectives), the lower the better, and violations: (n,), for samplers that can do more with them than
+        with ranks; None where the loss alone counts.
     """
 
     rows: Array
     losses: Array
     rungs: NDArray[np.int64]
     pending: Array
+    values: Array | None = None
+    violations: Array | None = None
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -45,17 +52,25 @@ class Growing:
         self._losses = np.empty(16)
         self._rungs = np.empty(16, dtype=np.int64)
         self._count = 0
+        self._points: list[Point] = []
+        """Scores of all runs, where losses alone do not rank them."""
+        self._stale: set[int] = set()
+        """Rungs whose ranks are to be made anew."""
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, row: Array, loss: float, rung: int) -> None:
-        """Add a finished run; a loss that is no finite number counts as a failure."""
+    def add(self, row: Array, loss: Score, rung: int) -> None:
+        """Add a finished run; a score that is not finite counts as a failure."""
         if self._count == len(self._losses):
             self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
             self._losses = np.concatenate([self._losses, np.empty_like(self._losses)])
             self._rungs = np.concatenate([self._rungs, np.empty_like(self._rungs)])
         self._rows[self._count] = row
+        if isinstance(loss, Point):
+            self._points.append(loss)
+            self._stale.add(rung)
+            loss = 0.0 if succeeded(loss) else np.inf
         self._losses[self._count] = loss if np.isfinite(loss) else np.inf
         self._rungs[self._count] = rung
         self._count += 1
@@ -63,5 +78,13 @@ class Growing:
     def results(self, pending: Array | None = None) -> Results:
         """Return what there is, as views that later additions do not change."""
         n = self._count
-        none = np.empty((0, self._rows.shape[1]))
-        return Results(self._rows[:n], self._losses[:n], self._rungs[:n], none if pending is None else pending)
+        waiting = np.empty((0, self._rows.shape[1])) if pending is None else pending
+        if not self._points:
+            return Results(self._rows[:n], self._losses[:n], self._rungs[:n], waiting)
+        values, violations = arrays(self._points)
+        losses = self._losses[:n].copy()  # ranks change, and views must not
+        for rung in self._stale:
+            chosen = self._rungs[:n] == rung
+            losses[chosen] = order(values[chosen], violations[chosen])
+        self._losses[:n], self._stale = losses, set()
+        return Results(self._rows[:n], losses, self._rungs[:n], waiting, values, violations)

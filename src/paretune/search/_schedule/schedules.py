@@ -23,6 +23,7 @@ from typing import final
 
 import numpy as np
 
+from paretune.search._ranking import Score, ranked, succeeded
 from paretune.search._schedule.ladder import Bracket, brackets
 
 
@@ -41,12 +42,12 @@ class Job:
 @final
 @dataclass(frozen=True)
 class Past:
-    """A run of an earlier process: what it was, and its loss; None where it must be done again."""
+    """A run of an earlier process: what it was, and its score; None where it must be done again."""
 
     config: int
     rung: int
     bracket: int
-    loss: float | None
+    loss: Score | None
 
 
 class Schedule(ABC):
@@ -57,7 +58,7 @@ class Schedule(ABC):
         """Return the next job, which is under way from then on; there always is one."""
 
     @abstractmethod
-    def tell(self, job: Job, config: int, loss: float) -> None:
+    def tell(self, job: Job, config: int, loss: Score) -> None:
         """Note that a configuration's run at a job's rung ended; infinity where it failed."""
 
     @abstractmethod
@@ -73,7 +74,7 @@ class Flat(Schedule):
         """Return a new configuration's job."""
         return Job(0, 0)
 
-    def tell(self, job: Job, config: int, loss: float) -> None:
+    def tell(self, job: Job, config: int, loss: Score) -> None:
         """Nothing follows from how a run ended."""
 
     def restore(self, past: Iterable[Past]) -> None:
@@ -91,8 +92,8 @@ class _Open:
     """Jobs of this step that were handed out."""
     promoted: list[int] = field(default_factory=list)
     """Configurations of this step, from the second step on, the best first."""
-    results: list[tuple[float, int]] = field(default_factory=list)
-    """Loss and configuration of this step's finished runs."""
+    results: list[tuple[Score, int]] = field(default_factory=list)
+    """Score and configuration of this step's finished runs."""
 
     @property
     def size(self) -> int:
@@ -102,13 +103,13 @@ class _Open:
     def done(self) -> bool:
         return self.step == len(self.bracket.sizes)
 
-    def tell(self, config: int, loss: float) -> None:
+    def tell(self, config: int, loss: Score) -> None:
         self.results.append((loss, config))
         if len(self.results) < self.size:
             return
         self.step += 1
         if not self.done:
-            best = sorted(self.results)  # of equal ones the older goes on
+            best = ranked(self.results)  # of equal ones the older goes on
             self.promoted = [number for _, number in best[: self.bracket.sizes[self.step]]]
         self.started, self.results = 0, []
 
@@ -128,9 +129,9 @@ class Hyperband(Schedule):
                 return self._start(number, each)
         return self._start(len(self._open), self._at(len(self._open)))
 
-    def tell(self, job: Job, config: int, loss: float) -> None:
+    def tell(self, job: Job, config: int, loss: Score) -> None:
         """Note a result; the last of a rung promotes its best."""
-        self._open[job.bracket].tell(config, loss if np.isfinite(loss) else np.inf)
+        self._open[job.bracket].tell(config, loss if succeeded(loss) else np.inf)
 
     def restore(self, past: Iterable[Past]) -> None:
         """Take in earlier runs, rung by rung of each bracket."""
@@ -166,7 +167,7 @@ class Halving(Schedule):
     def __init__(self, rungs: int, eta: int = 3, *, most: int | None = None) -> None:
         self.eta = eta
         self.plan = brackets(rungs, eta)[:most]
-        self._results: list[list[tuple[float, int]]] = [[] for _ in range(rungs)]
+        self._results: list[list[tuple[Score, int]]] = [[] for _ in range(rungs)]
         self._gone: list[set[int]] = [set() for _ in range(rungs)]
         """Configurations promoted out of each rung."""
         self._started = [0] * len(self.plan)
@@ -182,9 +183,9 @@ class Halving(Schedule):
         self._started[number] += 1
         return Job(self.plan[number].rungs[0], number)
 
-    def tell(self, job: Job, config: int, loss: float) -> None:
+    def tell(self, job: Job, config: int, loss: Score) -> None:
         """Note that a run ended."""
-        self._results[job.rung].append((loss if np.isfinite(loss) else np.inf, config))
+        self._results[job.rung].append((loss if succeeded(loss) else np.inf, config))
 
     def restore(self, past: Iterable[Past]) -> None:
         """Take in earlier runs, the lower rungs first."""
@@ -202,7 +203,7 @@ class Halving(Schedule):
         top = len(self._results[rung]) // self.eta
         if len(self._gone[rung]) >= top:
             return None
-        for loss, config in sorted(self._results[rung])[:top]:
-            if config not in self._gone[rung] and np.isfinite(loss):
+        for loss, config in ranked(self._results[rung])[:top]:
+            if config not in self._gone[rung] and succeeded(loss):
                 return config
         return None

@@ -11,6 +11,7 @@ from typing import Any, final
 
 from paretune.errors import InputError, nearest
 from paretune.search._space.space import Space
+from paretune.search._study.goals import LOSS, LOSS_ALONE, Goals, goals_of
 from paretune.search._study.limits import Limits, limits_of
 from paretune.search._study.method import method_of
 from paretune.search._study.plain import numbers, space_from_json
@@ -19,7 +20,7 @@ from paretune.search.samplers._base import Sampler
 
 KEYS = (
     "name", "objective", "space", "forbid", "method", "budget", "storage", "workers", "seed", "folder", "timeout",
-    "memory",
+    "memory", "objectives", "constraints", "repeats",
 )  # fmt: skip
 
 
@@ -65,6 +66,8 @@ class StudyFile:
     folder: Path | None = None
     timeout: float | str | None = None
     memory: int | None = None
+    goals: Goals = LOSS_ALONE
+    repeats: int = 1
 
 
 def read_study(path: str | Path) -> StudyFile:
@@ -114,7 +117,7 @@ def _checked(content: Mapping[str, Any], path: Path) -> StudyFile:
     if where.endswith(".py"):  # beside the file, whatever folder the command is run in
         reference = f"{(path.parent / where).resolve()}:{function}"
     numbers: dict[str, Any] = {}
-    for key, least in (("workers", 1), ("seed", 0)):
+    for key, least in (("workers", 1), ("seed", 0), ("repeats", 1)):
         value = content.get(key, least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{key}: {value!r} must be a whole number of at least {least}")
@@ -131,6 +134,7 @@ def _checked(content: Mapping[str, Any], path: Path) -> StudyFile:
         folder=None if folder is None else path.parent / str(folder),
         timeout=content.get("timeout"),
         memory=content.get("memory"),
+        goals=goals_of(content.get("objectives", LOSS), content.get("constraints")),
         **numbers,
     )
 

@@ -14,7 +14,7 @@ from typing import Any, final
 from paretune.errors import InputError, is_number
 
 Objective = Callable[..., Any]
-"""(config, budget, context) -> loss, or {"loss": ..., more numbers}; it may take only the first one or two."""
+"""(config, budget, context) -> loss, or a dict of numbers; it may take only the first one or two."""
 ARGUMENTS = ("config", "budget", "context")
 
 
@@ -40,7 +40,7 @@ class Outcome:
     """How a run ended."""
 
     loss: float
-    """Infinity where it failed."""
+    """Infinity where it failed; NaN where it returned a dict without `loss`, until the study's goals judge it."""
     seconds: float
     values: dict[str, float] = field(default_factory=dict)
     """What else it returned."""
@@ -91,14 +91,13 @@ def outcome_of(returned: Any, taken: float) -> Outcome:
     """Return what an objective returned as an outcome; what is no finite number is a failure with its reason."""
     values: dict[str, float] = {}
     if isinstance(returned, Mapping):
-        if "loss" not in returned:
-            keys = ", ".join(map(str, returned)) or "empty"
-            return _failed(f"the objective returned a dict without 'loss': {keys}", taken)
         for name, value in returned.items():
             number = _number(value)
             if number is None:
                 return _failed(f"the objective returned {name}={value!r:.60}, which is no real number", taken)
             values[str(name)] = number
+        if "loss" not in values:
+            return Outcome(math.nan, taken, values)
         loss = values.pop("loss")
     else:
         number = _number(returned)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -26,6 +27,7 @@ from paretune.search._optuna import distribution_of
 from paretune.search._schedule.ladder import Budget
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Config, Space
+from paretune.search._study.goals import LOSS_ALONE, Goals
 
 TIMEOUT = 60.0
 """Seconds that a write waits for another one."""
@@ -36,6 +38,8 @@ KNOWN = 12
 """Optuna's schema, of which the tables are read here."""
 ATTRIBUTES = ("config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt")
 """What a trial says of its run from its begin on."""
+DEFINING = ("space", "method", "objectives", "constraints", "repeats")
+"""What of a study's plan must be the same when it goes on."""
 SCHEMA = 1
 """Of the attributes; a study of a newer one is refused."""
 
@@ -57,11 +61,16 @@ class Trial:
     """How many finished runs the suggestion was made from."""
     attempt: int
     loss: float | None
-    """None while it runs, infinity where it failed."""
+    """The first objective, the lower the better; None while it runs, infinity where it failed."""
     seconds: float
     values: dict[str, float]
+    """What else it returned, `test` and the like among it."""
     error: str
     finished: datetime | None
+    repeat: int = 0
+    """Which one of several runs of the same configuration on the largest budget, counted from 0."""
+    stderr: float | None = None
+    """Standard error of the loss, where the run stands for the mean of several."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; infinity is null."""
@@ -82,7 +91,9 @@ def best_of(trials: Iterable[Trial]) -> Trial | None:
 class Store:
     """The trials of one study."""
 
-    def __init__(self, storage: str | None, name: str, plan: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, storage: str | None, name: str, plan: dict[str, Any], goals: Goals = LOSS_ALONE, *, resume: bool
+    ) -> None:
         """Open a study or begin one. storage: an Optuna URL (sqlite:///study.db), None keeps it in memory.
 
         plan: what defines the study; a study of that name with another plan is an InputError.
@@ -94,9 +105,9 @@ class Store:
         with _quiet(optuna):
             self.storage = _known(optuna, storage, name) if resume else _open(optuna, storage)
             study = optuna.create_study(
-                storage=self.storage, study_name=name, load_if_exists=True, direction="minimize"
+                storage=self.storage, study_name=name, load_if_exists=True, directions=goals.directions
             )
-        self.study = study
+        self.study, self.goals = study, goals
         self._id = self.storage.get_study_id_from_name(name)
         self._agree(plan, name)
         self._ids: dict[int, int] = {}
@@ -110,12 +121,16 @@ class Store:
                 raise InputError(f"study '{name}' in {self.url} was not made by paretune; choose another name")
             for key, value in wanted.items():
                 self.study.set_user_attr(key, value)
+            if not self.goals.plain:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+                    self.study.set_metric_names([objective for objective, _ in self.goals.objectives])
             return
         if found["paretune"] > SCHEMA:
             raise InputError(
                 f"study '{name}' was made by a newer paretune (schema {found['paretune']}); update this one"
             )
-        for key in ("space", "method"):
+        for key in DEFINING:
             if found.get(key) != wanted.get(key):
                 raise InputError(
                     f"study '{name}' in {self.url} has another {key}:\n  there {json.dumps(found.get(key))}\n"
@@ -130,7 +145,8 @@ class Store:
             distributions={
                 n: distribution_of(space[n]) for n in trial.config if not isinstance(space[n], Constant)
             },
-            user_attrs={name: getattr(trial, name) for name in ATTRIBUTES},
+            user_attrs={name: getattr(trial, name) for name in ATTRIBUTES}
+            | ({"repeat": trial.repeat} if trial.repeat else {}),
         )
         identity = self.storage.create_new_trial(self._id, template_trial=template)
         number = int(self.storage.get_trial_number_from_id(identity))
@@ -147,9 +163,12 @@ class Store:
         if outcome.error:
             self.storage.set_trial_state_values(identity, states.FAIL)
             return
-        if not full:
-            self.storage.set_trial_intermediate_value(identity, rung, outcome.loss)
-        self.storage.set_trial_state_values(identity, states.COMPLETE if full else states.PRUNED, [outcome.loss])
+        values = self.goals.values(outcome)
+        if not full and not self.goals.several:  # of several, Optuna takes no report
+            self.storage.set_trial_intermediate_value(identity, rung, values[0])
+        for key, value in _as_optuna(self._optuna, self.goals.excesses(outcome)).items():
+            self.storage.set_trial_system_attr(identity, key, value)
+        self.storage.set_trial_state_values(identity, states.COMPLETE if full else states.PRUNED, values)
 
     def lose(self, number: int, why: str) -> None:
         """Store that a run was lost with its process."""
@@ -165,8 +184,9 @@ class Store:
             self._ids[stored.number] = stored.identity
             attributes = stored.attributes
             outcome = attributes.get("outcome", {"seconds": 0.0, "values": {}, "error": ""})
-            own = {name: attributes[name] for name in ATTRIBUTES}
-            found.append(Trial(number=stored.number, loss=stored.loss, finished=stored.finished, **own, **outcome))
+            own = {name: attributes[name] for name in ATTRIBUTES} | {"repeat": attributes.get("repeat", 0)}
+            loss = stored.loss if stored.loss in (None, math.inf) else self.goals.signed(stored.loss)
+            found.append(Trial(number=stored.number, loss=loss, finished=stored.finished, **own, **outcome))
         return found
 
     def _stored(self) -> Iterator[_Stored]:
@@ -211,7 +231,8 @@ def _by_sql(connection: sqlite3.Connection, study: int) -> Iterator[_Stored]:
         attributes[identity][key] = json.loads(text)
     losses = dict(
         connection.execute(
-            "SELECT v.trial_id, v.value FROM trial_values v JOIN trials t USING (trial_id) WHERE t.study_id = ?",
+            "SELECT v.trial_id, v.value FROM trial_values v JOIN trials t USING (trial_id) WHERE t.study_id = ? "
+            "AND v.objective = 0",
             (study,),
         ).fetchall()
     )
@@ -226,7 +247,8 @@ def _by_sql(connection: sqlite3.Connection, study: int) -> Iterator[_Stored]:
 
 
 def plan_of(storage: str, name: str) -> dict[str, Any]:
-    """Return what a stored study was begun with: space, method, seed; one that is not there is an InputError."""
+    """Return what a stored study was begun with: space, method, seed, and its goals where they are not the loss
+    alone; a study that is not there is an InputError."""
     import optuna
 
     with _quiet(optuna):
@@ -234,7 +256,7 @@ def plan_of(storage: str, name: str) -> dict[str, Any]:
         attributes = optuna.load_study(study_name=name, storage=opened).user_attrs
     if "paretune" not in attributes:
         raise InputError(f"study '{name}' in {storage} was not made by paretune")
-    return {key: attributes[key] for key in ("space", "method", "seed")}
+    return {key: attributes[key] for key in (*DEFINING, "seed") if key in attributes}
 
 
 def _known(optuna: Any, url: str | None, name: str) -> Any:
@@ -274,6 +296,20 @@ def _open(optuna: Any, url: str | None) -> Any:
             f"storage: {path} is no SQLite database that can be used ({error}); it was left as it is"
         ) from error
     return storage
+
+
+def _as_optuna(optuna: Any, excesses: dict[str, float]) -> dict[str, Any]:
+    """Return the attributes by which Optuna's samplers and `best_trials` know of constraints.
+
+    They are its own affair; a trial that is not stored tells what they are.
+    """
+    if not excesses:
+        return {}
+    trial = optuna.trial.create_trial(value=0.0)
+    for key, value in excesses.items():
+        trial.set_constraint(key, value)
+    found: dict[str, Any] = trial.system_attrs
+    return found
 
 
 class _Relaxed(sqlite3.Connection):

@@ -19,17 +19,21 @@ from typing import Any, final
 
 import numpy as np
 
-from paretune.errors import RunError, check_whole
+from paretune.errors import InfeasibleError, RunError, check_whole
+from paretune.search._ranking import Score
 from paretune.search._results import Growing
 from paretune.search._schedule.schedules import Job, Past
 from paretune.search._space.space import Config, Space, key
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
 from paretune.search._study.executors import Job as Work
+from paretune.search._study.front import Found, found_by
+from paretune.search._study.goals import LOSS, Constraints, Goals, Objectives, goals_of, hidden
 from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
 from paretune.search._study.plain import space_from_json, space_to_json
-from paretune.search._study.storage import LOST, Store, Trial, best_of, plan_of
+from paretune.search._study.repeats import Repeats, folder_of, seed_of
+from paretune.search._study.storage import LOST, Store, Trial, plan_of
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
 from paretune.search.samplers._grid import Grid
 
@@ -51,14 +55,29 @@ class Result:
     """What a study found."""
 
     best: Trial | None
-    """The run of the least loss on the largest budget that was finished on; None where every run failed."""
+    """The run of the least loss on the largest budget that was finished on, of those that hold the constraints; with
+    several objectives, of the least first one; with repeats, it has the means. None where there is none."""
     trials: tuple[Trial, ...]
     ended: str
     """Which limit ended it, or that there was nothing left to try."""
+    found: Found
+    """Beside the front, what came nearest to the constraints where no run holds them."""
+
+    @property
+    def front(self) -> tuple[Trial, ...]:
+        """The runs on the largest budget that hold the constraints and that no other one dominates, by the first
+        objective; with one objective the best alone."""
+        return self.found.front
 
     @property
     def config(self) -> Config:
         """The best configuration."""
+        if self.found.nearest is not None:
+            near = self.found.nearest
+            raise InfeasibleError(
+                f"no run holds the constraints; the nearest is run {near.number}, whose {self.found.missed} "
+                f"({near.config!r})"
+            )
         if self.best is None:
             raise RunError(f"no run of the study succeeded ({len(self.trials)} failed)")
         return dict(self.best.config)
@@ -73,6 +92,9 @@ def minimize(
     storage: str | None = None,
     name: str = "study",
     seed: int = 0,
+    objectives: Objectives = LOSS,
+    constraints: Constraints | None = None,
+    repeats: int = 1,
     workers: int = 1,
     timeout: float | str | None = None,
     memory: int | None = None,
@@ -82,7 +104,8 @@ def minimize(
     """Search for the configuration with the least loss.
 
     objective: (config, budget, context) -> the loss, or {"loss": ..., other numbers}; it may take the first one or
-        two alone. budget is None by methods that have none. context: see `Run`.
+        two alone. budget is None by methods that have none. context: see `Run`. What it returns as `test`, or as
+        `test_...`, is stored, and nothing looks at it before the end.
     space: a Space, or a mapping of parameters.
     method: a name that `paretune methods samplers` lists, one with settings ({"bohb": {"min": 1, "max": 27}}),
         or a sampler.
@@ -90,6 +113,11 @@ def minimize(
         Runs and work of earlier processes of the same study count.
     storage: an Optuna URL, as sqlite:///study.db; None keeps nothing. A study of that name goes on.
     seed: with one worker the same seed gives the same study. folder: where runs may leave checkpoints.
+    objectives: names of numbers that the objective returns, all to be small: ("loss", "latency"); or with `min` or
+        `max` each: {"loss": "min", "accuracy": "max"}. What goes on to larger budgets is chosen by fronts.
+    constraints: bounds on numbers that it returns: {"latency_ms": "<= 5", "accuracy": ">= 0.9"}.
+    repeats: runs of each configuration on the largest budget, each with another `context.seed`; their mean counts,
+        and each of them counts as a run of the budget.
     workers: above 1, runs happen in so many processes of their own; the objective must then be defined at the
         top of a module. timeout: of a run, "10min"; one that takes longer is killed and counts as failed.
         memory: bytes that a worker may have. Both put runs into a process of their own with one worker, too.
@@ -101,21 +129,23 @@ def minimize(
     space = space if isinstance(space, Space) else Space(space)
     sampler, limits = method_of(method), limits_of(budget)
     arity(objective)
-    plan = plan_to_json(space, sampler, seed)
+    goals = goals_of(objectives, constraints)
+    check_whole("repeats", repeats)
+    plan = plan_to_json(space, sampler, seed, goals, repeats)
     place, listen = None if folder is None else Path(folder), listen or _ignore
     executor = _executor(objective, listen, workers, timeout, memory)
-    store = Store(storage, name, plan, resume=False)
-    return Search(executor, space, sampler, limits, store, seed, place, listen).run()
+    store = Store(storage, name, plan, goals, resume=False)
+    return Search(executor, space, sampler, limits, store, seed, place, listen, repeats).run()
 
 
 def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "study", **how: Any) -> Result:
-    """Go on with a stored study; its space, method and seed are those that it was begun with.
+    """Go on with a stored study; what it searches, how, and for what are those that it was begun with.
 
     objective, storage, budget, name, how: as `minimize` takes them. A study that is not there is an InputError.
     """
     plan = plan_of(storage, name)
-    space = space_from_json(plan["space"])
-    return minimize(objective, space, plan["method"], budget, storage=storage, name=name, seed=plan["seed"], **how)
+    space, method = space_from_json(plan.pop("space")), plan.pop("method")
+    return minimize(objective, space, method, budget, storage=storage, name=name, **plan, **how)
 
 
 def _executor(
@@ -137,15 +167,20 @@ def _executor(
     return Processes(objective, report, workers, timeout=most, memory=memory)
 
 
-def plan_to_json(space: Space, sampler: Sampler, seed: int) -> dict[str, Any]:
-    """Return what defines a study, as it is stored with it."""
-    return {"space": space_to_json(space), "method": method_to_json(sampler), "seed": seed}
+def plan_to_json(space: Space, sampler: Sampler, seed: int, goals: Goals, repeats: int) -> dict[str, Any]:
+    """Return what defines a study, as it is stored with it; goals and repeats where they are not the default."""
+    plan = {"space": space_to_json(space), "method": method_to_json(sampler), "seed": seed}
+    return plan | goals.to_json() | ({"repeats": repeats} if repeats > 1 else {})
 
 
 def method_to_json(sampler: Sampler) -> dict[str, Any]:
     """Return a sampler's name and settings."""
     settings = {name: value for name, value in vars(sampler).items() if not name.startswith("_")}
     return {sampler.name: json.loads(json.dumps(settings, default=repr))}
+
+
+def _place(trial: Trial) -> tuple[int, int, int]:
+    return trial.config_number, trial.rung, trial.repeat
 
 
 def _ignore(kind: str, fields: dict[str, Any]) -> None:
@@ -166,10 +201,12 @@ class Search:
         seed: int,
         folder: Path | None,
         listen: Callable[[str, dict[str, Any]], None],
+        repeats: int = 1,
     ) -> None:
         self.executor, self.space, self.sampler, self.limits = executor, space, sampler, limits
         self.store, self.seed, self.folder, self.listen = store, seed, folder, listen
-        self.budgets = sampler.budgets
+        self.budgets, self.goals = sampler.budgets, store.goals
+        self.repeats = Repeats(repeats, len(self.budgets) - 1)
         self.schedule = sampler.schedule(executor.slots)
         self.results = Growing(len(space))
         self.trials: dict[int, Trial] = {}
@@ -178,6 +215,8 @@ class Search:
         self.known: set[str] = set()
         self.again: list[Trial] = []
         """Runs that were lost, to be begun anew."""
+        self.more: list[Trial] = []
+        """Repeats that are due."""
         self.spent: tuple[int, float, float] = (0, 0.0, 0.0)
         """Runs, full-run equivalents and seconds of work, of all processes of the study."""
         self.running: dict[int, Job] = {}
@@ -211,9 +250,9 @@ class Search:
         finally:
             self.executor.stop()
         assert ended is not None
-        return Result(
-            best_of(self.trials.values()), tuple(self.trials[number] for number in sorted(self.trials)), ended
-        )
+        trials = tuple(self.trials[number] for number in sorted(self.trials))
+        found = found_by(trials, self.goals, self.repeats.count, self.repeats.top)
+        return Result(found.best, trials, ended, found)
 
     def _fill(self) -> str | None:
         """Begin runs while there are free slots; return what ends the study, or None."""
@@ -249,6 +288,9 @@ class Search:
             lost = self.again.pop(0)
             job = Job(lost.rung, lost.bracket)
             trial = replace(lost, attempt=lost.attempt + 1, loss=None, error="", finished=None)
+        elif self.more:
+            trial = self.more.pop(0)
+            job = Job(trial.rung, trial.bracket, trial.config_number)
         else:
             job = self.schedule.next()
             number = len(self.configs) if job.config is None else job.config
@@ -263,6 +305,7 @@ class Search:
                 bracket=job.bracket, origin=origin if job.config is None else "promoted", seen=seen, attempt=1,
                 loss=None, seconds=0.0, values={}, error="", finished=None,
             )  # fmt: skip
+            self.more = self.repeats.others(trial)
         trial = replace(trial, number=self.store.begin(trial, self.space))
         self._pay(trial)
         self.trials[trial.number] = trial
@@ -288,9 +331,9 @@ class Search:
     def _job(self, trial: Trial) -> Work:
         place = None
         if self.folder is not None:
-            place = self.folder / f"config-{trial.config_number:05}"
+            place = self.folder / folder_of(trial.config_number, trial.repeat)
             place.mkdir(parents=True, exist_ok=True)
-        seed = int(np.random.SeedSequence([self.seed, trial.config_number]).generate_state(1)[0])
+        seed = seed_of(self.seed, trial.config_number, trial.repeat)
         return Work(trial.number, trial.config, trial.budget, seed, place)
 
     def _end(self, number: int, outcome: Outcome | Lost) -> None:
@@ -304,28 +347,31 @@ class Search:
                 self.listen("run", self.trials[number].to_json())
                 return
             outcome = Outcome(math.inf, outcome.seconds, error=f"{outcome.why}, {ATTEMPTS} times")
+        outcome = self.goals.judge(outcome)
         self.store.end(number, outcome, trial.rung, full=trial.rung == len(self.budgets) - 1)
         ended = replace(
             trial, loss=outcome.loss, seconds=outcome.seconds, values=outcome.values, error=outcome.error
         )
-        self._take(ended)
-        self.schedule.tell(job, trial.config_number, outcome.loss)
-        self.listen("run", ended.to_json())
+        if (whole := self._take(ended)) is not None:
+            self.schedule.tell(job, trial.config_number, self.goals.score(whole))
+        self.listen("run", ended.to_json() | {"values": hidden(ended.values)} | self.goals.told(ended))
 
-    def _take(self, trial: Trial) -> None:
-        """Take in a finished run."""
+    def _take(self, trial: Trial) -> Trial | None:
+        """Take in a finished run, and return what stands for its configuration; None while it has more repeats."""
         assert trial.loss is not None
         trials, runs, work = self.spent
         self.spent = (trials, runs, work + trial.seconds)
         self.failed += bool(trial.error)
         self.ended += 1
         self.trials[trial.number] = trial
-        self.results.add(self.configs[trial.config_number][0], trial.loss, trial.rung)
+        if (whole := self.repeats.take(trial)) is not None:
+            self.results.add(self.configs[whole.config_number][0], self.goals.score(whole), whole.rung)
+        return whole
 
     def _restore(self) -> None:
         """Take in what the storage holds."""
         stored = self.store.read()
-        last: dict[tuple[int, int], Trial] = {}
+        last: dict[tuple[int, int, int], Trial] = {}
         for trial in stored:
             self.trials[trial.number] = trial
             self._pay(trial)
@@ -333,21 +379,26 @@ class Search:
                 origin = trial.origin
                 self.configs.append((self.space.row(trial.config), trial.config, origin, trial.seen))
                 self.known.add(key(trial.config))
-            last[trial.config_number, trial.rung] = trial  # a later attempt stands for an earlier one
+            last[_place(trial)] = trial  # a later attempt stands for an earlier one
         for trial in list(last.values()):
             if trial.loss is None:
                 self.store.lose(trial.number, DRIVER)
                 self.trials[trial.number] = replace(trial, loss=math.inf, error=f"{LOST}: {DRIVER}")
                 if trial.attempt >= ATTEMPTS:
-                    last[trial.config_number, trial.rung] = self.trials[trial.number]
+                    last[_place(trial)] = self.trials[trial.number]
                 else:
                     self.again.append(trial)
-        self.schedule.restore(
-            Past(trial.config_number, trial.rung, trial.bracket, trial.loss) for trial in last.values()
-        )
         finished = [trial for trial in last.values() if trial.loss is not None]
+        scores: dict[tuple[int, int], Score] = {}
         for trial in sorted(finished, key=lambda trial: (trial.finished is None, trial.finished, trial.number)):
-            self._take(trial)
+            if (whole := self._take(trial)) is not None:
+                scores[whole.config_number, whole.rung] = self.goals.score(whole)
+        self.schedule.restore(
+            Past(trial.config_number, trial.rung, trial.bracket, scores.get((trial.config_number, trial.rung)))
+            for trial in last.values()
+            if trial.repeat == 0
+        )
+        self.more = self.repeats.missing(last.values())
 
     def _stop_where_all_fails(self) -> None:
         if self.failed < FIRST_FAILURES or (self.failed < self.ended and self.failed <= self.ended / 2):
