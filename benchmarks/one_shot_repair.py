@@ -39,8 +39,8 @@ from paretune.train import recalibrate_batch_norm
 
 MACS, GOAL, DEPTH = 0.7, 2.0, 20
 SCORES = ("ziplm", "l2", "geometric_median", "cosine", "wanda")
-DEFAULT = SCORES[0]
-"""What `prune.channels` takes where there is data."""
+DEFAULT = "geometric_median"
+"""What `prune.channels` takes where no score is named (decision 0012)."""
 SCOPES = ("global", "isomorphic")
 SUMS = ("conv1", "*.conv2")
 """The layers that make what residual sums add."""

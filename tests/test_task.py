@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -197,3 +198,20 @@ def test_a_file_with_a_syntax_error_is_said_and_can_be_mended(task_file):
         load_task(f"{broken}:make_task")
     broken.write_text(TASK_FILE)
     assert load_task(f"{broken}:make_task").build().in_features == 3
+
+
+def test_a_task_s_function_takes_arguments_from_its_reference(tmp_path: Path) -> None:
+    file = tmp_path / "sized.py"
+    file.write_text(
+        "import torch\nfrom paretune import Task\n\n\ndef make_task(width=3, kind='relu'):\n"
+        "    x = torch.zeros(4, width)\n"
+        "    return Task(model=torch.nn.Linear(width, 2), train=(x, torch.zeros(4).long()), name=kind)\n"
+    )
+    task = load_task(f"{file}:make_task(width=5, kind='a:b (c)')")
+    assert (task.build().in_features, task.name) == (5, "a:b (c)")
+    assert load_task(str(task.origin)).build().in_features == 5
+    assert task.origin == f"{file.resolve()}:make_task(width=5, kind='a:b (c)')"
+    with pytest.raises(InputError, match=r"unexpected keyword argument 'widht'.*Did you mean 'width'\?"):
+        load_task(f"{file}:make_task(widht=5)")
+    with pytest.raises(InputError, match=r"arguments of .* cannot be read"):
+        load_task(f"{file}:make_task(5)")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from paretune.recipe import Constraints, Recipe, read_recipe
     from paretune.target import Target
     from paretune.task import Task
+    from paretune.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _HOMES = {
     "read_recipe": "paretune.recipe",
     "optimize": "paretune.flow",
     "run": "paretune.flow",
+    "tune": "paretune.tuning",
     "Result": "paretune.flow",
 }
 _PACKAGES = ("distill", "errors", "export", "measure", "prune", "quantize", "report", "train")
@@ -52,6 +54,7 @@ __all__ = [
     "report",
     "run",
     "train",
+    "tune",
 ]
 
 

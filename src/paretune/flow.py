@@ -34,6 +34,7 @@ def run(
     out: str | Path,
     resume: bool = False,
     cache: bool = True,
+    test: bool = True,
     emit: Listener | None = None,
 ) -> Result:
     """Walk a recipe on a task and measure what each step brought.
@@ -41,7 +42,8 @@ def run(
     The baseline is the task's model, or the trained one where the recipe begins with `train`. Candidates are
     compared on validation data; the best that holds the constraints is confirmed once on the test data.
     out: the run folder, created, or with `resume` gone on with. cache: share finished steps with other runs.
-    emit: (kind, fields) of what happens; without one, progress is shown on stderr.
+    test: False leaves the test data alone, for a candidate of a search. emit: (kind, fields) of what happens;
+    without one, progress is shown on stderr.
     """
     if task is None:
         task = _task_of(recipe)
@@ -54,8 +56,8 @@ def run(
         baseline = flow.baseline()
         stages = [baseline, *flow.walk(baseline, recipe.steps[len(baseline.steps) :])]
         rows = measure(flow, stages)
-        best = confirm(flow, rows, stages, summary.choose(rows, recipe.constraints))
-        return _finish(flow, rows, best)
+        best = summary.choose(rows, recipe.constraints)
+        return _finish(flow, rows, confirm(flow, rows, stages, best) if test else best)
 
 
 def optimize(

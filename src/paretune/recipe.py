@@ -19,6 +19,7 @@ from paretune.cuts import Cuts
 from paretune.errors import InputError, ParetuneError, RecipeError, nearest
 from paretune.methods import registry
 from paretune.target import Target
+from paretune.task import with_arguments
 
 if TYPE_CHECKING:
     import onnx
@@ -147,6 +148,8 @@ class Constraints:
                 amount(getattr(self, name), units, name)
 
 
+LEFT_OPEN = {"float", "int", "categorical", "ordered", "search"}
+"""What a value that is left open says: one of a search space."""
 LATENCY_UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
 SIZE_UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "KiB": 1024.0, "MiB": 1024.0**2}
 
@@ -178,7 +181,8 @@ class Recipe:
 
     steps: tuple[Step, ...]
     task: str | None = None
-    """FILE:FUNCTION or MODULE:FUNCTION; None where the task is handed over in Python."""
+    """FILE:FUNCTION or MODULE:FUNCTION, with arguments where it takes some: `net.py:make_task(width=32)`; None
+    where the task is handed over in Python."""
     target: Target = field(default_factory=Target)
     constraints: Constraints = field(default_factory=Constraints)
     seed: int = 0
@@ -214,11 +218,16 @@ class Recipe:
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply `step.field=value` overrides, and report all its mistakes at once."""
+    return parse_recipe(read_plain(path), overrides=overrides, source=str(path))
+
+
+def read_plain(path: str | Path) -> Any:
+    """Return the plain values of a recipe's file; what cannot be read is a RecipeError."""
     import yaml
 
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text())
     except FileNotFoundError:
         folder = path.parent if path.parent.is_dir() else Path()
         raise RecipeError(
@@ -230,7 +239,6 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise RecipeError(f"{path}{where}: not YAML: {getattr(error, 'problem', error)}") from error
-    return parse_recipe(content, overrides=overrides, source=str(path))
 
 
 def parse_recipe(content: Any, *, overrides: Sequence[str] = (), source: str = "recipe") -> Recipe:
@@ -239,7 +247,7 @@ def parse_recipe(content: Any, *, overrides: Sequence[str] = (), source: str = "
         found = "nothing" if content is None else f"a {type(content).__name__}"
         raise RecipeError(f"{source}: a recipe is a mapping with task and steps, and this is {found}")
     mistakes: list[str] = []
-    known = ("task", "target", "steps", "constraints", "seed", "device")
+    known = ("task", "model", "target", "steps", "constraints", "seed", "device")
     mistakes += [
         f"{source}: no field '{key}'.{nearest(str(key), known)} A recipe has {', '.join(known)}."
         for key in content
@@ -267,6 +275,9 @@ def parse_recipe(content: Any, *, overrides: Sequence[str] = (), source: str = "
         mistakes.append(f"{source}: device={device!r} must be cpu, cuda or mps")
     if task is not None and not isinstance(task, str):
         mistakes.append(f"{source}: task={task!r} must be written path/to/file.py:make_task")
+        task = None
+    if (model := content.get("model")) is not None:
+        task = _with_model(task, model, source, mistakes)
     recipe = None
     if not mistakes:
         try:
@@ -276,6 +287,20 @@ def parse_recipe(content: Any, *, overrides: Sequence[str] = (), source: str = "
     if mistakes or recipe is None:
         raise RecipeError("\n".join(mistakes))
     return recipe
+
+
+def _with_model(task: str | None, model: Any, source: str, mistakes: list[str]) -> str | None:
+    """Return the task's reference with the arguments that `model:` gives its function."""
+    if not isinstance(model, dict) or not all(isinstance(name, str) and name.isidentifier() for name in model):
+        mistakes.append(f"{source}: model: must be a mapping like {{width: 32}}, arguments of the task's function")
+    elif task is None:
+        mistakes.append(f"{source}: model: gives arguments to the task's function, and there is no task:")
+    else:
+        try:
+            return with_arguments(task, {name: _number(value) for name, value in model.items()})
+        except InputError as error:
+            mistakes.append(f"{source}: {error}")
+    return task
 
 
 def step_of(spec: Any, where: str) -> Step:
@@ -352,7 +377,12 @@ def _build(kind: Any, fields: Any, where: str, mistakes: list[str]) -> Any:
     fields = {key: _number(value) for key, value in fields.items()}
     declared = {f.name: f for f in dataclasses.fields(kind)}
     before = len(mistakes)
-    for key in fields:
+    for key, value in fields.items():
+        if isinstance(value, dict) and LEFT_OPEN & set(value) and key in declared:
+            mistakes.append(
+                f"{where}: {key} is left open; `paretune search run` fills it in, by a study's file that says "
+                "`recipe:`, and a run needs a value"
+            )
         if key not in declared:
             mistakes.append(
                 f"{where}: no field '{key}'.{nearest(str(key), declared)} It has {', '.join(declared)}."

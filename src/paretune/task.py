@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,20 +208,64 @@ class Task:
 def load_task(reference: str) -> Task:
     """Return the task that `path/to/file.py:make_task` or `package.module:make_task` makes.
 
-    The function is called without arguments and returns a Task; `origin` is set, so that a fresh process can
-    do the same.
+    The function returns a Task. It is called without arguments, or with those that the reference gives:
+    `file.py:make_task(width=32)`. `origin` is set, so that a fresh process can do the same.
     """
-    make, origin = load_function(reference, "task", "make_task")
+    bare, given = _arguments(reference)
+    make, origin = load_function(bare, "task", "make_task")
     try:
-        task = make()
+        _check_arguments(make, given, reference)
+        task = make(**given)
     except ParetuneError:
         raise
     except Exception as error:
         raise InputError(f"task: {reference} failed: {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(task, Task):
         raise InputError(f"task: {reference} returned a {type(task).__name__}; it must return a paretune.Task")
-    task.origin = origin
+    task.origin = with_arguments(origin, given)
     return task
+
+
+def with_arguments(reference: str, given: Mapping[str, Any]) -> str:
+    """Return a reference that calls its function with arguments more than it has.
+
+    >>> with_arguments("net.py:make_task(width=16)", {"activation": "relu", "width": 32})
+    "net.py:make_task(width=32, activation='relu')"
+    """
+    bare, before = _arguments(reference)
+    told = ", ".join(f"{name}={value!r}" for name, value in {**before, **given}.items())
+    return f"{bare}({told})" if told else bare
+
+
+def _arguments(reference: str) -> tuple[str, dict[str, Any]]:
+    """Return a reference without its arguments, and these."""
+    match = re.fullmatch(r"(.+:\s*[A-Za-z_]\w*)\((.*)\)", reference, re.DOTALL)
+    if match is None:
+        return reference, {}
+    try:
+        call = ast.parse(f"f({match[2]})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("each one needs its name")
+        return match[1], {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise InputError(
+            f"task: the arguments of '{reference}' cannot be read ({error}); write them as (width=32, kind='relu')"
+        ) from error
+
+
+def _check_arguments(make: Any, given: Mapping[str, Any], reference: str) -> None:
+    """Raise an InputError for arguments that a task's function does not take, or lacks."""
+    try:
+        signature = inspect.signature(make)
+    except (TypeError, ValueError):  # a builtin tells nothing
+        return
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        unknown = [name for name in given if name not in signature.parameters]
+        near = nearest(unknown[0], signature.parameters) if unknown else ""
+        raise InputError(f"task: {reference}: {error}.{near} It is {make.__name__}{signature}") from error
 
 
 def load_function(reference: str, what: str, example: str) -> tuple[Any, str]:

@@ -23,8 +23,8 @@ class Results:
         among the runs of the same rung.
     rungs: (n,) int, which budget of the ladder each run had.
     pending: (m, parameters), configurations that run now.
-    values: (n, objectives), the lower the better, and violations: (n,), for samplers that can do more with them than
-        with ranks; None where the loss alone counts.
+    values: (n, objectives), the lower the better, and violations: (n,), for samplers that can do more with them
+        than with ranks; None where the loss alone counts.
     """
 
     rows: Array

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +14,19 @@ from paretune.search._space.space import Space
 from paretune.search._study.goals import LOSS, LOSS_ALONE, Goals, goals_of
 from paretune.search._study.limits import Limits, limits_of
 from paretune.search._study.method import method_of
+from paretune.search._study.objective import Objective
 from paretune.search._study.plain import numbers, space_from_json
 from paretune.search._study.storage import SQLITE
 from paretune.search.samplers._base import Sampler
 
 KEYS = (
     "name", "objective", "space", "forbid", "method", "budget", "storage", "workers", "seed", "folder", "timeout",
-    "memory", "objectives", "constraints", "repeats",
+    "memory", "objectives", "constraints", "repeats", "recipe", "minimize",
 )  # fmt: skip
+Recipes = Callable[[Path, str], tuple[Objective, Space, Mapping[str, str]]]
+"""(a recipe's file, what to minimise) -> its objective, the space of what it leaves open, its constraints."""
+OF_RECIPE = ("objective", "space", "forbid", "objectives", "constraints")
+"""What a recipe says itself."""
 
 
 @final
@@ -56,7 +61,7 @@ class StudyFile:
     """What a study's file says, checked."""
 
     name: str
-    objective: Reference
+    objective: Objective
     space: Space
     sampler: Sampler
     limits: Limits
@@ -70,8 +75,11 @@ class StudyFile:
     repeats: int = 1
 
 
-def read_study(path: str | Path) -> StudyFile:
-    """Return the study that a file describes; what is wrong in it is an InputError with its line."""
+def read_study(path: str | Path, recipes: Recipes | None = None) -> StudyFile:
+    """Return the study that a file describes; what is wrong in it is an InputError with its line.
+
+    recipes: reads the file that `recipe:` names in the place of an objective and a space.
+    """
     import yaml
 
     path = Path(path)
@@ -91,11 +99,11 @@ def read_study(path: str | Path) -> StudyFile:
                 f"{path}:{lines.get((str(key),), 1)}: no key '{key}'.{nearest(str(key), KEYS)} There are "
                 f"{', '.join(KEYS)}"
             )
-    for key in ("objective", "space", "budget"):
+    for key in ("budget",) if "recipe" in content else ("objective", "space", "budget"):
         if content.get(key) is None:
             raise InputError(f"{path}: it needs {key}")
     try:
-        return _checked(content, path)
+        return _checked(content, path, recipes)
     except InputError as error:
         told = str(error)
         at = next(
@@ -109,13 +117,7 @@ def read_study(path: str | Path) -> StudyFile:
         raise InputError(f"{path}:{at}: {told}") from error
 
 
-def _checked(content: Mapping[str, Any], path: Path) -> StudyFile:
-    reference = content["objective"]
-    if not isinstance(reference, str):
-        raise InputError(f"objective: {reference!r} must be a text as mypackage.train:objective")
-    where, _, function = reference.rpartition(":")
-    if where.endswith(".py"):  # beside the file, whatever folder the command is run in
-        reference = f"{(path.parent / where).resolve()}:{function}"
+def _checked(content: Mapping[str, Any], path: Path, recipes: Recipes | None) -> StudyFile:
     numbers: dict[str, Any] = {}
     for key, least in (("workers", 1), ("seed", 0), ("repeats", 1)):
         value = content.get(key, least)
@@ -123,20 +125,46 @@ def _checked(content: Mapping[str, Any], path: Path) -> StudyFile:
             raise InputError(f"{key}: {value!r} must be a whole number of at least {least}")
         numbers[key] = value
     name = str(content.get("name", path.stem))
-    folder = content.get("folder")
+    folder = content.get("folder", name if "recipe" in content else None)
+    objective, space, goals = _searched(content, path, recipes)
     return StudyFile(
         name=name,
-        objective=Reference(reference),
-        space=space_from_json(content["space"], forbid=content.get("forbid") or ()),
+        objective=objective,
+        space=space,
         sampler=method_of(content.get("method", "bohb")),
         limits=limits_of(content["budget"]),
         storage=_beside(path, str(content.get("storage", f"{SQLITE}{name}.db"))),
         folder=None if folder is None else path.parent / str(folder),
         timeout=content.get("timeout"),
         memory=content.get("memory"),
-        goals=goals_of(content.get("objectives", LOSS), content.get("constraints")),
+        goals=goals,
         **numbers,
     )
+
+
+def _searched(content: Mapping[str, Any], path: Path, recipes: Recipes | None) -> tuple[Objective, Space, Goals]:
+    """Return what is evaluated, over which space, and what is asked of it."""
+    if "recipe" not in content:
+        if "minimize" in content:
+            raise InputError("minimize: says what to search for in a `recipe:`; an objective returns its own loss")
+        space = space_from_json(content["space"], forbid=content.get("forbid") or ())
+        goals = goals_of(content.get("objectives", LOSS), content.get("constraints"))
+        return Reference(_reference(content["objective"], path)), space, goals
+    for key in OF_RECIPE:
+        if key in content:
+            raise InputError(f"{key}: a `recipe:` says it itself; leave it out here, or write it there")
+    if recipes is None or not isinstance(content["recipe"], str):
+        raise InputError(f"recipe: {content['recipe']!r} must be the file of a recipe")
+    objective, space, constraints = recipes(path.parent / content["recipe"], str(content.get("minimize", "auto")))
+    return objective, space, goals_of(LOSS, constraints)
+
+
+def _reference(given: Any, path: Path) -> str:
+    if not isinstance(given, str):
+        raise InputError(f"objective: {given!r} must be a text as mypackage.train:objective")
+    where, _, function = given.rpartition(":")
+    # beside the file, whatever folder the command is run in
+    return f"{(path.parent / where).resolve()}:{function}" if where.endswith(".py") else given
 
 
 def _beside(path: Path, storage: str) -> str:

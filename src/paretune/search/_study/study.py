@@ -55,8 +55,8 @@ class Result:
     """What a study found."""
 
     best: Trial | None
-    """The run of the least loss on the largest budget that was finished on, of those that hold the constraints; with
-    several objectives, of the least first one; with repeats, it has the means. None where there is none."""
+    """The run of the least loss on the largest budget that was finished on, of those that hold the constraints;
+    with several objectives, of the least first one; with repeats, it has the means. None where there is none."""
     trials: tuple[Trial, ...]
     ended: str
     """Which limit ended it, or that there was nothing left to try."""
