@@ -15,10 +15,9 @@ import math
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, final
 
 from paretune.errors import InputError, nearest
@@ -26,10 +25,9 @@ from paretune.search._optuna import distribution_of
 from paretune.search._schedule.ladder import Budget
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Config, Space
+from paretune.search._study.database import SQLITE, TIMEOUT, TURNS, check, path_of, reading, told, writes
+from paretune.search._study.driver import Seat
 
-TIMEOUT = 60.0
-"""Seconds that a write waits for another one."""
-SQLITE = "sqlite:///"
 LOST = "lost"
 """What the error of a run begins with whose process ended."""
 KNOWN = 12
@@ -91,15 +89,34 @@ class Store:
 
         self._optuna = optuna
         self.url = storage
-        with _quiet(optuna):
+        self.path = path_of(storage) if isinstance(storage, str) and storage.startswith(SQLITE) else None
+        self.seat: Seat | None = None
+        """Where its driver sits; None in memory, which no other process sees."""
+        self._ids: dict[int, int] = {}
+        with _quiet(optuna), told(self.path, InputError):
             self.storage = _known(optuna, storage, name) if resume else _open(optuna, storage)
             study = optuna.create_study(
                 storage=self.storage, study_name=name, load_if_exists=True, direction="minimize"
             )
-        self.study = study
-        self._id = self.storage.get_study_id_from_name(name)
-        self._agree(plan, name)
-        self._ids: dict[int, int] = {}
+            self.study = study
+            self._id = self.storage.get_study_id_from_name(name)
+            if storage is not None:
+                self.seat = Seat(self.storage, self._id, name)
+            self._agree(plan, name)
+
+    @contextmanager
+    def driven(self, address: str = "", key: str = "") -> Iterator[None]:
+        """Drive the study in this process; an InputError where another one does. See `Seat.taken`."""
+        with ExitStack() as left:
+            if self.seat is not None:
+                with told(self.path, InputError):
+                    left.enter_context(self.seat.taken(address, key))
+            yield
+
+    def check_driver(self) -> None:
+        """Raise a RunError where another process drives the study by now."""
+        if self.seat is not None:
+            self.seat.check()
 
     def _agree(self, plan: dict[str, Any], name: str) -> None:
         """Write the plan of a new study; raise an InputError where an old one has another."""
@@ -122,6 +139,7 @@ class Store:
                     f"  here  {json.dumps(wanted.get(key))}\nChoose another name, or give what it was begun with"
                 )
 
+    @writes
     def begin(self, trial: Trial, space: Space) -> int:
         """Store that a run begins, and return its number."""
         template = self._optuna.trial.create_trial(
@@ -137,6 +155,7 @@ class Store:
         self._ids[number] = identity
         return number
 
+    @writes
     def end(self, number: int, outcome: Any, rung: int, *, full: bool) -> None:
         """Store how a run ended."""
         states, identity = self._optuna.trial.TrialState, self._ids[number]
@@ -151,6 +170,7 @@ class Store:
             self.storage.set_trial_intermediate_value(identity, rung, outcome.loss)
         self.storage.set_trial_state_values(identity, states.COMPLETE if full else states.PRUNED, [outcome.loss])
 
+    @writes
     def lose(self, number: int, why: str) -> None:
         """Store that a run was lost with its process."""
         states, identity = self._optuna.trial.TrialState, self._ids[number]
@@ -160,8 +180,10 @@ class Store:
 
     def read(self) -> list[Trial]:
         """Return all runs in the order of their numbers."""
+        with told(self.path, InputError):
+            rows = list(self._stored())
         found = []
-        for stored in self._stored():
+        for stored in rows:
             self._ids[stored.number] = stored.identity
             attributes = stored.attributes
             outcome = attributes.get("outcome", {"seconds": 0.0, "values": {}, "error": ""})
@@ -172,7 +194,7 @@ class Store:
     def _stored(self) -> Iterator[_Stored]:
         """Yield what the storage holds: by SQL from a file whose schema is known, else through Optuna, slowly."""
         if self.url is not None and self.url.startswith(SQLITE):
-            with closing(sqlite3.connect(_path(self.url), timeout=TIMEOUT)) as connection:
+            with closing(reading(path_of(self.url))) as connection:
                 version = connection.execute("SELECT schema_version FROM version_info").fetchone()
                 if version == (KNOWN,):
                     yield from _by_sql(connection, self._id)
@@ -239,8 +261,8 @@ def plan_of(storage: str, name: str) -> dict[str, Any]:
 
 def _known(optuna: Any, url: str | None, name: str) -> Any:
     """Return a storage that has a study of that name; where there is none, no file is made."""
-    if isinstance(url, str) and url.startswith(SQLITE) and not _path(url).exists():
-        raise InputError(f"there is no study '{name}' yet: {_path(url)} does not exist")
+    if isinstance(url, str) and url.startswith(SQLITE) and not path_of(url).exists():
+        raise InputError(f"there is no study '{name}' yet: {path_of(url)} does not exist")
     opened = _open(optuna, url)
     names = set(optuna.get_all_study_names(opened))
     if name not in names:
@@ -248,32 +270,24 @@ def _known(optuna: Any, url: str | None, name: str) -> Any:
     return opened
 
 
-def _path(url: str) -> Path:
-    return Path(url.removeprefix(SQLITE))
-
-
 def _open(optuna: Any, url: str | None) -> Any:
     if url is None:
         return optuna.storages.InMemoryStorage()
     if not isinstance(url, str) or "://" not in url:
         raise InputError(f"storage={url!r} must be a URL as sqlite:///study.db")
-    if not url.startswith(SQLITE):
-        return optuna.storages.RDBStorage(url)
-    path = _path(url)
-    if not path.parent.is_dir():
-        raise InputError(f"storage: there is no folder '{path.parent}' for {path.name}")
-    try:
-        with sqlite3.connect(path, timeout=TIMEOUT) as connection:
+    import sqlalchemy
+
+    how: dict[str, Any] = {}
+    if url.startswith(SQLITE):
+        path = path_of(url)
+        check(path)
+        with told(path, InputError), closing(sqlite3.connect(path, timeout=TIMEOUT)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
-        storage = optuna.storages.RDBStorage(
-            url, engine_kwargs={"connect_args": {"timeout": TIMEOUT, "factory": _Relaxed}}
-        )
-    except sqlite3.DatabaseError as error:
-        raise InputError(
-            f"storage: {path} is no SQLite database that can be used ({error}); it was left as it is"
-        ) from error
-    return storage
+        how = {"connect_args": {"timeout": TIMEOUT / TURNS, "factory": _Relaxed}}
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs=how)
+    except (RuntimeError, ImportError, sqlalchemy.exc.ArgumentError) as error:  # its schema, its driver, its name
+        raise InputError(f"storage: {url} cannot be used, and was left as it is. {error}") from error
 
 
 class _Relaxed(sqlite3.Connection):

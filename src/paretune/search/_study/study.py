@@ -105,7 +105,8 @@ def minimize(
     place, listen = None if folder is None else Path(folder), listen or _ignore
     executor = _executor(objective, listen, workers, timeout, memory)
     store = Store(storage, name, plan, resume=False)
-    return Search(executor, space, sampler, limits, store, seed, place, listen).run()
+    with store.driven():
+        return Search(executor, space, sampler, limits, store, seed, place, listen).run()
 
 
 def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "study", **how: Any) -> Result:
