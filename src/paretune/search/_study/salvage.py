@@ -44,7 +44,10 @@ def keep_damaged(path: Path, problem: str) -> str:
 
 
 def salvaged(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the finished runs of which all can be read, in the order of their numbers, as plain JSON."""
+    """Yield the finished runs of which configuration and outcome can be read, as plain JSON, in order.
+
+    What else is said of them may be missing.
+    """
     most = path.stat().st_size // LEAST
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
