@@ -178,6 +178,8 @@ class _Progress:
 
     def __call__(self, kind: str, fields: dict[str, Any]) -> None:
         """Listen to a run."""
+        if kind in ("space", "warning"):
+            self._screen.say(fields["text"])
         if kind != "run":
             return
         self._runs += 1

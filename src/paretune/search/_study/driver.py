@@ -148,6 +148,7 @@ class Seat:
         )  # fmt: skip
         self._text = json.dumps(asdict(mine))
         _OURS.add(mine.token)
+        self._over.clear()
         try:
             while not self._swap(self.free(), self._text):
                 pass  # another one was faster, and is looked at

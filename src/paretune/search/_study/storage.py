@@ -34,6 +34,10 @@ KNOWN = 12
 """Optuna's schema, of which the tables are read here."""
 ATTRIBUTES = ("config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt")
 """What a trial says of its run from its begin on."""
+TAKEN = "earlier"
+"""The origin of a run that another version of the study made."""
+COPYING = "copying"
+"""The attribute of a version that is being made."""
 SCHEMA = 1
 """Of the attributes; a study of a newer one is refused."""
 
@@ -77,6 +81,15 @@ def best_of(trials: Iterable[Trial]) -> Trial | None:
     return ranked[0][2] if ranked else None
 
 
+class OtherSpace(InputError):
+    """A study has another space."""
+
+    def __init__(self, told: str, store: Store) -> None:
+        super().__init__(told)
+        self.store = store
+
+
+@final
 class Store:
     """The trials of one study."""
 
@@ -95,10 +108,11 @@ class Store:
         self._ids: dict[int, int] = {}
         with _quiet(optuna), told(self.path, InputError):
             self.storage = _known(optuna, storage, name) if resume else _open(optuna, storage)
+            *_, name = versions_of(self.storage, name).values()
             study = optuna.create_study(
                 storage=self.storage, study_name=name, load_if_exists=True, direction="minimize"
             )
-            self.study = study
+            self.study, self.name = study, name
             self._id = self.storage.get_study_id_from_name(name)
             if storage is not None:
                 self.seat = Seat(self.storage, self._id, name)
@@ -120,24 +134,29 @@ class Store:
 
     def _agree(self, plan: dict[str, Any], name: str) -> None:
         """Write the plan of a new study; raise an InputError where an old one has another."""
-        wanted = {"paretune": SCHEMA} | json.loads(json.dumps(plan, default=repr))
+        wanted = json.loads(json.dumps(plan, default=repr))
         found = self.study.user_attrs
         if "paretune" not in found:
             if self.study.get_trials(deepcopy=False):
                 raise InputError(f"study '{name}' in {self.url} was not made by paretune; choose another name")
-            for key, value in wanted.items():
-                self.study.set_user_attr(key, value)
+            self.write_plan(self._id, plan)
             return
         if found["paretune"] > SCHEMA:
             raise InputError(
                 f"study '{name}' was made by a newer paretune (schema {found['paretune']}); update this one"
             )
-        for key in ("space", "method"):
+        for key in ("method", "space"):
             if found.get(key) != wanted.get(key):
-                raise InputError(
+                told = (
                     f"study '{name}' in {self.url} has another {key}:\n  there {json.dumps(found.get(key))}\n"
                     f"  here  {json.dumps(wanted.get(key))}\nChoose another name, or give what it was begun with"
                 )
+                raise OtherSpace(told, self) if key == "space" else InputError(told)
+
+    def write_plan(self, study: int, plan: dict[str, Any]) -> None:
+        """Write what defines a study; its schema comes last, and says that the study is whole."""
+        for key, value in (json.loads(json.dumps(plan, default=repr)) | {"paretune": SCHEMA}).items():
+            self.storage.set_study_user_attr(study, key, value)
 
     @writes
     def begin(self, trial: Trial, space: Space) -> int:
@@ -253,10 +272,21 @@ def plan_of(storage: str, name: str) -> dict[str, Any]:
 
     with _quiet(optuna):
         opened = _known(optuna, storage, name)
+        *_, name = versions_of(opened, name).values()
         attributes = optuna.load_study(study_name=name, storage=opened).user_attrs
     if "paretune" not in attributes:
         raise InputError(f"study '{name}' in {storage} was not made by paretune")
     return {key: attributes[key] for key in ("space", "method", "seed")}
+
+
+def versions_of(storage: Any, name: str) -> dict[int, str]:
+    """Return the names of a study's versions by their numbers: {1: "digits", 2: "digits@2"}; 1 is always there."""
+    found = {1: name}
+    for study in storage.get_all_studies():
+        before, _, number = study.study_name.rpartition("@")
+        if before == name and number.isdecimal() and "paretune" in study.user_attrs:
+            found[int(number)] = study.study_name
+    return dict(sorted(found.items()))
 
 
 def _known(optuna: Any, url: str | None, name: str) -> Any:

@@ -20,7 +20,7 @@ from typing import Any, final
 import numpy as np
 
 from paretune.errors import RunError, check_whole
-from paretune.search._results import Growing
+from paretune.search._results import Growing, Results
 from paretune.search._schedule.schedules import Job, Past
 from paretune.search._space.space import Config, Space, key
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
@@ -29,7 +29,8 @@ from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
 from paretune.search._study.plain import space_from_json, space_to_json
-from paretune.search._study.storage import LOST, Store, Trial, best_of, plan_of
+from paretune.search._study.storage import LOST, TAKEN, Store, Trial, best_of, plan_of
+from paretune.search._study.versions import opened
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
 from paretune.search.samplers._grid import Grid
 
@@ -104,7 +105,9 @@ def minimize(
     plan = plan_to_json(space, sampler, seed)
     place, listen = None if folder is None else Path(folder), listen or _ignore
     executor = _executor(objective, listen, workers, timeout, memory)
-    store = Store(storage, name, plan, resume=False)
+    store = opened(storage, name, plan, space, listen)
+    if place is not None and store.name != name:
+        place /= store.name  # numbers of configurations are a version's own
     with store.driven():
         return Search(executor, space, sampler, limits, store, seed, place, listen).run()
 
@@ -185,6 +188,8 @@ class Search:
         """What is under way, by the number of the run."""
         self.ended, self.failed = 0, 0
         """Runs that ended, and those of them that failed."""
+        self.place = 0
+        """The next point of a grid."""
         self.began = time.monotonic()
         self._restore()
 
@@ -273,6 +278,8 @@ class Search:
         """Return a configuration that was not tried before; `Exhausted` where all were."""
         pending = [self.configs[self.trials[number].config_number][0] for number in self.running]
         results = self.results.results(np.array(pending).reshape(-1, len(self.space)))
+        if isinstance(self.sampler, Grid):
+            return self._point(self.sampler, results, number)
         for attempt in range(TRIES):
             generator = np.random.default_rng([self.seed, number, attempt])
             suggestion = self.sampler.suggest(self.space, results, generator, number)
@@ -285,6 +292,15 @@ class Search:
             raise Exhausted(f"all {len(self.known)} configurations were tried")
         config = left[int(generator.integers(len(left)))]
         return Suggestion(self.space.row(config), config, "random")
+
+    def _point(self, grid: Grid, results: Results, number: int) -> Suggestion:
+        """Return the next point that was not tried; another version of the study may have tried some."""
+        self.place = max(self.place, number - sum(origin == TAKEN for _, _, origin, _ in self.configs))
+        while True:
+            suggestion = grid.suggest(self.space, results, np.random.default_rng(self.seed), self.place)
+            self.place += 1
+            if key(suggestion.config) not in self.known:
+                return suggestion
 
     def _job(self, trial: Trial) -> Work:
         place = None
@@ -316,10 +332,11 @@ class Search:
     def _take(self, trial: Trial) -> None:
         """Take in a finished run."""
         assert trial.loss is not None
-        trials, runs, work = self.spent
-        self.spent = (trials, runs, work + trial.seconds)
-        self.failed += bool(trial.error)
-        self.ended += 1
+        if trial.origin != TAKEN:
+            trials, runs, work = self.spent
+            self.spent = (trials, runs, work + trial.seconds)
+            self.failed += bool(trial.error)
+            self.ended += 1
         self.trials[trial.number] = trial
         self.results.add(self.configs[trial.config_number][0], trial.loss, trial.rung)
 
@@ -329,7 +346,8 @@ class Search:
         last: dict[tuple[int, int], Trial] = {}
         for trial in stored:
             self.trials[trial.number] = trial
-            self._pay(trial)
+            if trial.origin != TAKEN:
+                self._pay(trial)
             if trial.config_number == len(self.configs):
                 origin = trial.origin
                 self.configs.append((self.space.row(trial.config), trial.config, origin, trial.seen))
@@ -344,7 +362,9 @@ class Search:
                 else:
                     self.again.append(trial)
         self.schedule.restore(
-            Past(trial.config_number, trial.rung, trial.bracket, trial.loss) for trial in last.values()
+            Past(trial.config_number, trial.rung, trial.bracket, trial.loss)
+            for trial in last.values()
+            if trial.origin != TAKEN
         )
         finished = [trial for trial in last.values() if trial.loss is not None]
         for trial in sorted(finished, key=lambda trial: (trial.finished is None, trial.finished, trial.number)):
