@@ -39,7 +39,8 @@ class _Group(click.Group):
 @STUDY
 @click.option("--budget", help="Instead of the file's: a number of runs, or a time as 30min.")
 @click.option("--workers", type=int, help="Instead of the file's: worker processes.")
-def run(screen: Screen, study: Path, budget: str | None, workers: int | None) -> None:
+@click.option("--strict", is_flag=True, help="Refuse an objective whose source has changed since the last run.")
+def run(screen: Screen, study: Path, budget: str | None, workers: int | None, strict: bool) -> None:
     """Run STUDY, a YAML file, until its budget is spent; a study that was begun before goes on.
 
     Ctrl-C ends it when the runs under way are finished, a second one at once; what was finished is kept.
@@ -53,7 +54,7 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None) ->
     listen = _Progress(screen)
     same = ("storage", "name", "seed", "timeout", "memory", "folder")
     how: dict[str, Any] = {name: getattr(asked, name) for name in same}
-    how["workers"] = asked.workers if workers is None else workers
+    how |= {"workers": asked.workers if workers is None else workers, "strict": strict}
     result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
     _show(screen, result)
 

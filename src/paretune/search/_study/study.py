@@ -29,6 +29,7 @@ from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
 from paretune.search._study.plain import space_from_json, space_to_json
+from paretune.search._study.source import check_source
 from paretune.search._study.storage import LOST, TAKEN, Store, Trial, best_of, plan_of
 from paretune.search._study.versions import opened
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
@@ -78,6 +79,7 @@ def minimize(
     timeout: float | str | None = None,
     memory: int | None = None,
     folder: str | Path | None = None,
+    strict: bool = False,
     listen: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> Result:
     """Search for the configuration with the least loss.
@@ -94,6 +96,8 @@ def minimize(
     workers: above 1, runs happen in so many processes of their own; the objective must then be defined at the
         top of a module. timeout: of a run, "10min"; one that takes longer is killed and counts as failed.
         memory: bytes that a worker may have. Both put runs into a process of their own with one worker, too.
+    strict: an objective whose source is not what it was when the study was last run, or that of a worker, is an
+        error; else listen is told as ("warning", {"text": ...}).
     listen: told what happens, as ("run", {...}).
 
     A run that raises, or returns no finite number, counts as the worst result. Where the first 5 runs, or more
@@ -104,11 +108,13 @@ def minimize(
     arity(objective)
     plan = plan_to_json(space, sampler, seed)
     place, listen = None if folder is None else Path(folder), listen or _ignore
-    executor = _executor(objective, listen, workers, timeout, memory)
+    warn = _warner(listen, strict)
+    executor = _executor(objective, listen, warn, workers, timeout, memory)
     store = opened(storage, name, plan, space, listen)
     if place is not None and store.name != name:
         place /= store.name  # numbers of configurations are a version's own
     with store.driven():
+        check_source(store.study, objective, strict, warn)
         return Search(executor, space, sampler, limits, store, seed, place, listen).run()
 
 
@@ -125,6 +131,7 @@ def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "stu
 def _executor(
     objective: Objective,
     listen: Callable[[str, dict[str, Any]], None],
+    warn: Callable[[str], None],
     workers: int,
     timeout: float | str | None,
     memory: int | None,
@@ -138,7 +145,18 @@ def _executor(
     if workers == 1 and timeout is None and memory is None:
         return InProcess(objective, report)
     most = None if timeout is None else seconds(timeout, "timeout")
-    return Processes(objective, report, workers, timeout=most, memory=memory)
+    return Processes(objective, report, workers, timeout=most, memory=memory, warn=warn)
+
+
+def _warner(listen: Callable[[str, dict[str, Any]], None], strict: bool) -> Callable[[str], None]:
+    """Return what is called with a warning: an error where `strict`."""
+
+    def warn(text: str) -> None:
+        if strict:
+            raise RunError(f"strict: {text}; what was finished is kept")
+        listen("warning", {"text": text})
+
+    return warn
 
 
 def plan_to_json(space: Space, sampler: Sampler, seed: int) -> dict[str, Any]:
