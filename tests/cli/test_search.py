@@ -134,5 +134,8 @@ def test_what_is_not_there(cli, study):
     (study / "study.yaml").write_text(other)
     assert cli("search", "run", "study.yaml", "--budget", "3").exit_code == 0
     (study / "study.yaml").write_text(STUDY)
-    result = cli("search", "run", "study.yaml")
+    result = cli("search", "status", "study.yaml")
     assert result.exit_code == 2 and "has another space" in result.output
+    result = cli("search", "run", "study.yaml", "--budget", "3")
+    assert result.exit_code == 0, result.output
+    assert "0 of 3 runs of 'bowl' lie in the new one" in result.stderr

@@ -42,7 +42,8 @@ class _Group(click.Group):
 @STUDY
 @click.option("--budget", help="Instead of the file's: a number of runs, or a time as 30min.")
 @click.option("--workers", type=int, help="Instead of the file's: worker processes.")
-def run(screen: Screen, study: Path, budget: str | None, workers: int | None) -> None:
+@click.option("--strict", is_flag=True, help="Refuse an objective whose source has changed since the last run.")
+def run(screen: Screen, study: Path, budget: str | None, workers: int | None, strict: bool) -> None:
     """Run STUDY, a YAML file, until its budget is spent; a study that was begun before goes on.
 
     Ctrl-C ends it when the runs under way are finished, a second one at once; what was finished is kept.
@@ -56,7 +57,7 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None) ->
     listen = _Progress(screen)
     same = ("storage", "name", "seed", "timeout", "memory", "folder", "repeats")
     how: dict[str, Any] = {name: getattr(asked, name) for name in same} | asked.goals.to_json()
-    how["workers"] = asked.workers if workers is None else workers
+    how |= {"workers": asked.workers if workers is None else workers, "strict": strict}
     result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
     _show(screen, result)
 
@@ -180,6 +181,8 @@ class _Progress:
 
     def __call__(self, kind: str, fields: dict[str, Any]) -> None:
         """Listen to a run."""
+        if kind in ("space", "warning"):
+            self._screen.say(fields["text"])
         if kind != "run":
             return
         self._runs += 1
@@ -205,7 +208,7 @@ def _read(path: Path) -> tuple[StudyFile, Store]:
 
     asked = read_study(path)
     plan = plan_to_json(asked.space, asked.sampler, asked.seed, asked.goals, asked.repeats)
-    return asked, Store(asked.storage, asked.name, plan, asked.goals, resume=True)
+    return asked, Store(asked.storage, asked.name, plan, resume=True)
 
 
 def _read_runs(path: Path) -> tuple[list[Trial], Found]:

@@ -14,18 +14,21 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, final
 
 from paretune.errors import InputError
 from paretune.search._study.objective import Objective, Outcome, Run, call
+from paretune.search._study.source import source_hash
 
 Report = Callable[[int, int, float], None]
 """(run, step, loss), told under way."""
 GRACE = 5.0
 """Seconds that a worker has to end by itself."""
+START = 60.0
+"""Seconds that a worker has to begin, which do not count as its run's."""
 
 
 @final
@@ -101,11 +104,15 @@ class _Worker:
     connection: Connection
     job: Job | None = None
     began: float = 0.0
-    reports: list[Any] = field(default_factory=list)
+    start: float = START
+    """Seconds that it may still need to begin; 0 once it has."""
 
     @property
     def took(self) -> float:
         return time.monotonic() - self.began
+
+    def left(self, timeout: float) -> float:
+        return timeout + self.start - self.took
 
 
 @final
@@ -113,10 +120,18 @@ class Processes(Executor):
     """Worker processes on this machine.
 
     timeout: seconds after which a run is killed and counts as failed. memory: bytes that a worker may have.
+    warn: is told where a worker finds another version of the objective, since a file was changed under way.
     """
 
     def __init__(
-        self, objective: Objective, report: Report, slots: int, *, timeout: float | None, memory: int | None
+        self,
+        objective: Objective,
+        report: Report,
+        slots: int,
+        *,
+        timeout: float | None,
+        memory: int | None,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         try:
             self._objective = pickle.dumps(objective)
@@ -125,7 +140,8 @@ class Processes(Executor):
                 f"workers={slots}: the objective cannot be sent to another process ({error}); define it at the "
                 "top of a module, not as a lambda or inside of a function"
             ) from error
-        self._report, self.slots = report, slots
+        self._report, self._warn, self.slots = report, warn, slots
+        self._source = source_hash(objective)
         self._timeout, self._memory = timeout, memory
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
@@ -148,7 +164,7 @@ class Processes(Executor):
         found: list[tuple[int, Outcome | Lost]] = []
         while not found and any(worker.job for worker in self._workers):
             busy = [worker for worker in self._workers if worker.job is not None]
-            left = None if self._timeout is None else max(0.0, min(self._timeout - worker.took for worker in busy))
+            left = None if (most := self._timeout) is None else max(0.0, min(w.left(most) for w in busy))
             ready = wait(
                 [worker.connection for worker in busy] + [worker.process.sentinel for worker in busy], left
             )
@@ -192,6 +208,10 @@ class Processes(Executor):
                 if kind == "report":
                     self._report(number, *content)
                     continue
+                if kind == "began":
+                    worker.start, worker.began = 0.0, time.monotonic()
+                    self._compare(content)
+                    continue
                 worker.job = None
                 return number, content
         except (EOFError, OSError):
@@ -199,13 +219,19 @@ class Processes(Executor):
         if not worker.process.is_alive():
             self._workers.remove(worker)
             return number, Lost(_why(worker.process.exitcode), worker.took)
-        if self._timeout is not None and worker.took >= self._timeout:
+        if self._timeout is not None and worker.left(self._timeout) <= 0:
             worker.process.kill()
             worker.process.join(GRACE)
             self._workers.remove(worker)
             told = f"it took longer than timeout={self._timeout:g} s and was killed"
             return number, Outcome(math.inf, worker.took, error=told)
         return None
+
+    def _compare(self, source: str | None) -> None:
+        if source is not None and self._source is not None and source != self._source:
+            self._warn(
+                f"a worker has another version of the objective (hash {source}, the study's {self._source})"
+            )
 
 
 def _why(code: int | None) -> str:
@@ -224,6 +250,7 @@ def _serve(connection: Connection, objective: bytes, memory: int | None) -> None
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     function, parent = pickle.loads(objective), os.getppid()
+    connection.send(("began", source_hash(function)))
     while True:
         while not connection.poll(1.0):
             if os.getppid() != parent:  # the driver was killed

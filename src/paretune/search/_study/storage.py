@@ -16,10 +16,9 @@ import sqlite3
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, final
 
 from paretune.errors import InputError, nearest
@@ -27,19 +26,22 @@ from paretune.search._optuna import distribution_of
 from paretune.search._schedule.ladder import Budget
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Config, Space
-from paretune.search._study.goals import LOSS_ALONE, Goals
+from paretune.search._study.database import SQLITE, TIMEOUT, TURNS, check, path_of, reading, told, writes
+from paretune.search._study.driver import Seat
+from paretune.search._study.goals import LOSS, Goals, goals_of
 
-TIMEOUT = 60.0
-"""Seconds that a write waits for another one."""
-SQLITE = "sqlite:///"
 LOST = "lost"
 """What the error of a run begins with whose process ended."""
 KNOWN = 12
 """Optuna's schema, of which the tables are read here."""
 ATTRIBUTES = ("config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt")
 """What a trial says of its run from its begin on."""
-DEFINING = ("space", "method", "objectives", "constraints", "repeats")
-"""What of a study's plan must be the same when it goes on."""
+DEFINING = ("method", "objectives", "constraints", "repeats", "space")
+"""What of a study's plan must be the same when it goes on; the space may change, and is looked at last."""
+TAKEN = "earlier"
+"""The origin of a run that another version of the study made."""
+COPYING = "copying"
+"""The attribute of a version that is being made."""
 SCHEMA = 1
 """Of the attributes; a study of a newer one is refused."""
 
@@ -88,12 +90,19 @@ def best_of(trials: Iterable[Trial]) -> Trial | None:
     return ranked[0][2] if ranked else None
 
 
+class OtherSpace(InputError):
+    """A study has another space."""
+
+    def __init__(self, told: str, store: Store) -> None:
+        super().__init__(told)
+        self.store = store
+
+
+@final
 class Store:
     """The trials of one study."""
 
-    def __init__(
-        self, storage: str | None, name: str, plan: dict[str, Any], goals: Goals = LOSS_ALONE, *, resume: bool
-    ) -> None:
+    def __init__(self, storage: str | None, name: str, plan: dict[str, Any], *, resume: bool) -> None:
         """Open a study or begin one. storage: an Optuna URL (sqlite:///study.db), None keeps it in memory.
 
         plan: what defines the study; a study of that name with another plan is an InputError.
@@ -102,29 +111,46 @@ class Store:
 
         self._optuna = optuna
         self.url = storage
-        with _quiet(optuna):
-            self.storage = _known(optuna, storage, name) if resume else _open(optuna, storage)
-            study = optuna.create_study(
-                storage=self.storage, study_name=name, load_if_exists=True, directions=goals.directions
-            )
-        self.study, self.goals = study, goals
-        self._id = self.storage.get_study_id_from_name(name)
-        self._agree(plan, name)
+        self.path = path_of(storage) if isinstance(storage, str) and storage.startswith(SQLITE) else None
+        self.seat: Seat | None = None
+        """Where its driver sits; None in memory, which no other process sees."""
         self._ids: dict[int, int] = {}
+        self.goals = goals_of(plan.get("objectives", LOSS), plan.get("constraints"))
+        with _quiet(optuna), told(self.path, InputError):
+            self.storage = _known(optuna, storage, name) if resume else _open(optuna, storage)
+            *_, name = versions_of(self.storage, name).values()
+            study = optuna.create_study(
+                storage=self.storage, study_name=name, load_if_exists=True, directions=self.goals.directions
+            )
+            self.study, self.name = study, name
+            self._id = self.storage.get_study_id_from_name(name)
+            if storage is not None:
+                self.seat = Seat(self.storage, self._id, name)
+            self._agree(plan, name)
+
+    @contextmanager
+    def driven(self, address: str = "", key: str = "") -> Iterator[None]:
+        """Drive the study in this process; an InputError where another one does. See `Seat.taken`."""
+        with ExitStack() as left:
+            if self.seat is not None:
+                with told(self.path, InputError):
+                    left.enter_context(self.seat.taken(address, key))
+            yield
+
+    def check_driver(self) -> None:
+        """Raise a RunError where another process drives the study by now."""
+        if self.seat is not None:
+            self.seat.check()
 
     def _agree(self, plan: dict[str, Any], name: str) -> None:
         """Write the plan of a new study; raise an InputError where an old one has another."""
-        wanted = {"paretune": SCHEMA} | json.loads(json.dumps(plan, default=repr))
+        wanted = json.loads(json.dumps(plan, default=repr))
         found = self.study.user_attrs
         if "paretune" not in found:
             if self.study.get_trials(deepcopy=False):
                 raise InputError(f"study '{name}' in {self.url} was not made by paretune; choose another name")
-            for key, value in wanted.items():
-                self.study.set_user_attr(key, value)
-            if not self.goals.plain:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
-                    self.study.set_metric_names([objective for objective, _ in self.goals.objectives])
+            name_metrics(self.study, self.goals)
+            self.write_plan(self._id, plan)
             return
         if found["paretune"] > SCHEMA:
             raise InputError(
@@ -132,11 +158,18 @@ class Store:
             )
         for key in DEFINING:
             if found.get(key) != wanted.get(key):
-                raise InputError(
+                told = (
                     f"study '{name}' in {self.url} has another {key}:\n  there {json.dumps(found.get(key))}\n"
                     f"  here  {json.dumps(wanted.get(key))}\nChoose another name, or give what it was begun with"
                 )
+                raise OtherSpace(told, self) if key == "space" else InputError(told)
 
+    def write_plan(self, study: int, plan: dict[str, Any]) -> None:
+        """Write what defines a study; its schema comes last, and says that the study is whole."""
+        for key, value in (json.loads(json.dumps(plan, default=repr)) | {"paretune": SCHEMA}).items():
+            self.storage.set_study_user_attr(study, key, value)
+
+    @writes
     def begin(self, trial: Trial, space: Space) -> int:
         """Store that a run begins, and return its number."""
         template = self._optuna.trial.create_trial(
@@ -153,6 +186,7 @@ class Store:
         self._ids[number] = identity
         return number
 
+    @writes
     def end(self, number: int, outcome: Any, rung: int, *, full: bool) -> None:
         """Store how a run ended."""
         states, identity = self._optuna.trial.TrialState, self._ids[number]
@@ -170,6 +204,7 @@ class Store:
             self.storage.set_trial_system_attr(identity, key, value)
         self.storage.set_trial_state_values(identity, states.COMPLETE if full else states.PRUNED, values)
 
+    @writes
     def lose(self, number: int, why: str) -> None:
         """Store that a run was lost with its process."""
         states, identity = self._optuna.trial.TrialState, self._ids[number]
@@ -179,8 +214,10 @@ class Store:
 
     def read(self) -> list[Trial]:
         """Return all runs in the order of their numbers."""
+        with told(self.path, InputError):
+            rows = list(self._stored())
         found = []
-        for stored in self._stored():
+        for stored in rows:
             self._ids[stored.number] = stored.identity
             attributes = stored.attributes
             outcome = attributes.get("outcome", {"seconds": 0.0, "values": {}, "error": ""})
@@ -192,7 +229,7 @@ class Store:
     def _stored(self) -> Iterator[_Stored]:
         """Yield what the storage holds: by SQL from a file whose schema is known, else through Optuna, slowly."""
         if self.url is not None and self.url.startswith(SQLITE):
-            with closing(sqlite3.connect(_path(self.url), timeout=TIMEOUT)) as connection:
+            with closing(reading(path_of(self.url))) as connection:
                 version = connection.execute("SELECT schema_version FROM version_info").fetchone()
                 if version == (KNOWN,):
                     yield from _by_sql(connection, self._id)
@@ -246,6 +283,16 @@ def _by_sql(connection: sqlite3.Connection, study: int) -> Iterator[_Stored]:
         yield _Stored(number, identity, loss, ended, attributes[identity])
 
 
+def name_metrics(study: Any, goals: Goals) -> None:
+    """Tell Optuna's tools what the values of a study's trials are, where they are not the loss alone."""
+    import optuna
+
+    if not goals.plain:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([objective for objective, _ in goals.objectives])
+
+
 def plan_of(storage: str, name: str) -> dict[str, Any]:
     """Return what a stored study was begun with: space, method, seed, and its goals where they are not the loss
     alone; a study that is not there is an InputError."""
@@ -253,16 +300,27 @@ def plan_of(storage: str, name: str) -> dict[str, Any]:
 
     with _quiet(optuna):
         opened = _known(optuna, storage, name)
+        *_, name = versions_of(opened, name).values()
         attributes = optuna.load_study(study_name=name, storage=opened).user_attrs
     if "paretune" not in attributes:
         raise InputError(f"study '{name}' in {storage} was not made by paretune")
     return {key: attributes[key] for key in (*DEFINING, "seed") if key in attributes}
 
 
+def versions_of(storage: Any, name: str) -> dict[int, str]:
+    """Return the names of a study's versions by their numbers: {1: "digits", 2: "digits@2"}; 1 is always there."""
+    found = {1: name}
+    for study in storage.get_all_studies():
+        before, _, number = study.study_name.rpartition("@")
+        if before == name and number.isdecimal() and "paretune" in study.user_attrs:
+            found[int(number)] = study.study_name
+    return dict(sorted(found.items()))
+
+
 def _known(optuna: Any, url: str | None, name: str) -> Any:
     """Return a storage that has a study of that name; where there is none, no file is made."""
-    if isinstance(url, str) and url.startswith(SQLITE) and not _path(url).exists():
-        raise InputError(f"there is no study '{name}' yet: {_path(url)} does not exist")
+    if isinstance(url, str) and url.startswith(SQLITE) and not path_of(url).exists():
+        raise InputError(f"there is no study '{name}' yet: {path_of(url)} does not exist")
     opened = _open(optuna, url)
     names = set(optuna.get_all_study_names(opened))
     if name not in names:
@@ -270,32 +328,24 @@ def _known(optuna: Any, url: str | None, name: str) -> Any:
     return opened
 
 
-def _path(url: str) -> Path:
-    return Path(url.removeprefix(SQLITE))
-
-
 def _open(optuna: Any, url: str | None) -> Any:
     if url is None:
         return optuna.storages.InMemoryStorage()
     if not isinstance(url, str) or "://" not in url:
         raise InputError(f"storage={url!r} must be a URL as sqlite:///study.db")
-    if not url.startswith(SQLITE):
-        return optuna.storages.RDBStorage(url)
-    path = _path(url)
-    if not path.parent.is_dir():
-        raise InputError(f"storage: there is no folder '{path.parent}' for {path.name}")
-    try:
-        with sqlite3.connect(path, timeout=TIMEOUT) as connection:
+    import sqlalchemy
+
+    how: dict[str, Any] = {}
+    if url.startswith(SQLITE):
+        path = path_of(url)
+        check(path)
+        with told(path, InputError), closing(sqlite3.connect(path, timeout=TIMEOUT)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
-        storage = optuna.storages.RDBStorage(
-            url, engine_kwargs={"connect_args": {"timeout": TIMEOUT, "factory": _Relaxed}}
-        )
-    except sqlite3.DatabaseError as error:
-        raise InputError(
-            f"storage: {path} is no SQLite database that can be used ({error}); it was left as it is"
-        ) from error
-    return storage
+        how = {"connect_args": {"timeout": TIMEOUT / TURNS, "factory": _Relaxed}}
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs=how)
+    except (RuntimeError, ImportError, sqlalchemy.exc.ArgumentError) as error:  # its schema, its driver, its name
+        raise InputError(f"storage: {url} cannot be used, and was left as it is. {error}") from error
 
 
 def _as_optuna(optuna: Any, excesses: dict[str, float]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from paretune.errors import InfeasibleError, RunError, check_whole
 from paretune.search._ranking import Score
-from paretune.search._results import Growing
+from paretune.search._results import Growing, Results
 from paretune.search._schedule.schedules import Job, Past
 from paretune.search._space.space import Config, Space, key
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
@@ -33,7 +33,9 @@ from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
 from paretune.search._study.plain import space_from_json, space_to_json
 from paretune.search._study.repeats import Repeats, folder_of, seed_of
-from paretune.search._study.storage import LOST, Store, Trial, plan_of
+from paretune.search._study.source import check_source
+from paretune.search._study.storage import LOST, TAKEN, Store, Trial, plan_of
+from paretune.search._study.versions import opened
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
 from paretune.search.samplers._grid import Grid
 
@@ -99,6 +101,7 @@ def minimize(
     timeout: float | str | None = None,
     memory: int | None = None,
     folder: str | Path | None = None,
+    strict: bool = False,
     listen: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> Result:
     """Search for the configuration with the least loss.
@@ -121,6 +124,8 @@ def minimize(
     workers: above 1, runs happen in so many processes of their own; the objective must then be defined at the
         top of a module. timeout: of a run, "10min"; one that takes longer is killed and counts as failed.
         memory: bytes that a worker may have. Both put runs into a process of their own with one worker, too.
+    strict: an objective whose source is not what it was when the study was last run, or that of a worker, is an
+        error; else listen is told as ("warning", {"text": ...}).
     listen: told what happens, as ("run", {...}).
 
     A run that raises, or returns no finite number, counts as the worst result. Where the first 5 runs, or more
@@ -133,9 +138,14 @@ def minimize(
     check_whole("repeats", repeats)
     plan = plan_to_json(space, sampler, seed, goals, repeats)
     place, listen = None if folder is None else Path(folder), listen or _ignore
-    executor = _executor(objective, listen, workers, timeout, memory)
-    store = Store(storage, name, plan, goals, resume=False)
-    return Search(executor, space, sampler, limits, store, seed, place, listen, repeats).run()
+    warn = _warner(listen, strict)
+    executor = _executor(objective, listen, warn, workers, timeout, memory)
+    store = opened(storage, name, plan, space, listen)
+    if place is not None and store.name != name:
+        place /= store.name  # numbers of configurations are a version's own
+    with store.driven():
+        check_source(store.study, objective, strict, warn)
+        return Search(executor, space, sampler, limits, store, seed, place, listen, repeats).run()
 
 
 def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "study", **how: Any) -> Result:
@@ -151,6 +161,7 @@ def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "stu
 def _executor(
     objective: Objective,
     listen: Callable[[str, dict[str, Any]], None],
+    warn: Callable[[str], None],
     workers: int,
     timeout: float | str | None,
     memory: int | None,
@@ -164,7 +175,18 @@ def _executor(
     if workers == 1 and timeout is None and memory is None:
         return InProcess(objective, report)
     most = None if timeout is None else seconds(timeout, "timeout")
-    return Processes(objective, report, workers, timeout=most, memory=memory)
+    return Processes(objective, report, workers, timeout=most, memory=memory, warn=warn)
+
+
+def _warner(listen: Callable[[str, dict[str, Any]], None], strict: bool) -> Callable[[str], None]:
+    """Return what is called with a warning: an error where `strict`."""
+
+    def warn(text: str) -> None:
+        if strict:
+            raise RunError(f"strict: {text}; what was finished is kept")
+        listen("warning", {"text": text})
+
+    return warn
 
 
 def plan_to_json(space: Space, sampler: Sampler, seed: int, goals: Goals, repeats: int) -> dict[str, Any]:
@@ -223,6 +245,8 @@ class Search:
         """What is under way, by the number of the run."""
         self.ended, self.failed = 0, 0
         """Runs that ended, and those of them that failed."""
+        self.place = 0
+        """The next point of a grid."""
         self.began = time.monotonic()
         self._restore()
 
@@ -315,6 +339,8 @@ class Search:
         """Return a configuration that was not tried before; `Exhausted` where all were."""
         pending = [self.configs[self.trials[number].config_number][0] for number in self.running]
         results = self.results.results(np.array(pending).reshape(-1, len(self.space)))
+        if isinstance(self.sampler, Grid):
+            return self._point(self.sampler, results, number)
         for attempt in range(TRIES):
             generator = np.random.default_rng([self.seed, number, attempt])
             suggestion = self.sampler.suggest(self.space, results, generator, number)
@@ -327,6 +353,15 @@ class Search:
             raise Exhausted(f"all {len(self.known)} configurations were tried")
         config = left[int(generator.integers(len(left)))]
         return Suggestion(self.space.row(config), config, "random")
+
+    def _point(self, grid: Grid, results: Results, number: int) -> Suggestion:
+        """Return the next point that was not tried; another version of the study may have tried some."""
+        self.place = max(self.place, number - sum(origin == TAKEN for _, _, origin, _ in self.configs))
+        while True:
+            suggestion = grid.suggest(self.space, results, np.random.default_rng(self.seed), self.place)
+            self.place += 1
+            if key(suggestion.config) not in self.known:
+                return suggestion
 
     def _job(self, trial: Trial) -> Work:
         place = None
@@ -359,10 +394,11 @@ class Search:
     def _take(self, trial: Trial) -> Trial | None:
         """Take in a finished run, and return what stands for its configuration; None while it has more repeats."""
         assert trial.loss is not None
-        trials, runs, work = self.spent
-        self.spent = (trials, runs, work + trial.seconds)
-        self.failed += bool(trial.error)
-        self.ended += 1
+        if trial.origin != TAKEN:
+            trials, runs, work = self.spent
+            self.spent = (trials, runs, work + trial.seconds)
+            self.failed += bool(trial.error)
+            self.ended += 1
         self.trials[trial.number] = trial
         if (whole := self.repeats.take(trial)) is not None:
             self.results.add(self.configs[whole.config_number][0], self.goals.score(whole), whole.rung)
@@ -374,7 +410,8 @@ class Search:
         last: dict[tuple[int, int, int], Trial] = {}
         for trial in stored:
             self.trials[trial.number] = trial
-            self._pay(trial)
+            if trial.origin != TAKEN:
+                self._pay(trial)
             if trial.config_number == len(self.configs):
                 origin = trial.origin
                 self.configs.append((self.space.row(trial.config), trial.config, origin, trial.seen))
@@ -396,9 +433,9 @@ class Search:
         self.schedule.restore(
             Past(trial.config_number, trial.rung, trial.bracket, scores.get((trial.config_number, trial.rung)))
             for trial in last.values()
-            if trial.repeat == 0
+            if trial.repeat == 0 and trial.origin != TAKEN
         )
-        self.more = self.repeats.missing(last.values())
+        self.more = self.repeats.missing(trial for trial in last.values() if trial.origin != TAKEN)
 
     def _stop_where_all_fails(self) -> None:
         if self.failed < FIRST_FAILURES or (self.failed < self.ended and self.failed <= self.ended / 2):
