@@ -85,7 +85,7 @@ def minimize(
         two alone. budget is None by methods that have none. context: see `Run`.
     space: a Space, or a mapping of parameters.
     method: a name that `paretune methods samplers` lists, one with settings ({"bohb": {"min": 1, "max": 27}}),
-        or a sampler.
+        or a sampler, one of Optuna's ("optuna.NSGAIISampler", or an object) among them.
     budget: of the search: a number of runs, wall time ("30min"), or {"runs": 20} and its like (`limits_of`).
         Runs and work of earlier processes of the same study count.
     storage: an Optuna URL, as sqlite:///study.db; None keeps nothing. A study of that name goes on.
@@ -99,7 +99,7 @@ def minimize(
     than half of all, fail, the study stops with the commonest reason.
     """
     space = space if isinstance(space, Space) else Space(space)
-    sampler, limits = method_of(method), limits_of(budget)
+    sampler, limits = method_of(method).seeded(seed), limits_of(budget)
     arity(objective)
     plan = plan_to_json(space, sampler, seed)
     place, listen = None if folder is None else Path(folder), listen or _ignore
