@@ -77,6 +77,8 @@ class CountingOnes:
         )
 
 
+EXACT = "exact"
+"""Hartmann6 without bias and noise, on every budget."""
 QUALITIES = {"good": (2.5, 2.0), "moderate": (3.0, 3.0), "bad": (3.5, 4.0), "terrible": (4.0, 5.0)}
 """Of Hartmann6's small budgets: bias, and standard deviation of the noise, both at the smallest."""
 ALPHA = np.array([1.0, 1.2, 3.0, 3.2])
@@ -112,7 +114,7 @@ class Hartmann6:
     seed: int
 
     def __post_init__(self) -> None:
-        self.bias, self.noise = QUALITIES[self.quality]
+        self.bias, self.noise = (QUALITIES | {EXACT: (0.0, 0.0)})[self.quality]
         self._generator = np.random.default_rng([self.seed, 11])
 
     @property

@@ -178,6 +178,8 @@ class _Progress:
 
     def __call__(self, kind: str, fields: dict[str, Any]) -> None:
         """Listen to a run."""
+        if kind == "prior":
+            self._screen.say(fields["text"])
         if kind != "run":
             return
         self._runs += 1
@@ -195,12 +197,14 @@ class _Progress:
 
 
 def _read(path: Path) -> tuple[StudyFile, Store]:
+    from paretune.search._study.auto import settled
     from paretune.search._study.file import read_study
     from paretune.search._study.storage import Store
     from paretune.search._study.study import plan_to_json
 
     asked = read_study(path)
-    plan = plan_to_json(asked.space, asked.sampler, asked.seed)
+    space = settled(asked.space, asked.storage, asked.name, lambda kind, fields: None)
+    plan = plan_to_json(space, asked.sampler, asked.seed)
     return asked, Store(asked.storage, asked.name, plan, resume=True)
 
 

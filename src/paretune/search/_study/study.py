@@ -23,6 +23,7 @@ from paretune.errors import RunError, check_whole
 from paretune.search._results import Growing
 from paretune.search._schedule.schedules import Job, Past
 from paretune.search._space.space import Config, Space, key
+from paretune.search._study.auto import settled
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
 from paretune.search._study.executors import Job as Work
 from paretune.search._study.limits import Limits, Spec, limits_of, seconds
@@ -101,8 +102,9 @@ def minimize(
     space = space if isinstance(space, Space) else Space(space)
     sampler, limits = method_of(method).seeded(seed), limits_of(budget)
     arity(objective)
-    plan = plan_to_json(space, sampler, seed)
     place, listen = None if folder is None else Path(folder), listen or _ignore
+    space = settled(space, storage, name, listen)
+    plan = plan_to_json(space, sampler, seed)
     executor = _executor(objective, listen, workers, timeout, memory)
     store = Store(storage, name, plan, resume=False)
     return Search(executor, space, sampler, limits, store, seed, place, listen).run()
