@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from _oracles import BUDGETS, Choice, Track, problem
-from paretune.search import Categorical, Float, Prior, Space, minimize
+from paretune.search import Categorical, Float, Space, minimize
 
 HALVED = {"min": BUDGETS[0], "max": BUDGETS[-1]}
 REQUIREMENTS = {
@@ -24,7 +24,7 @@ REQUIREMENTS = {
 }
 
 
-def space_of(name: str, size: str, priors: Mapping[str, Prior | Sequence[float]] | None = None) -> Space:
+def space_of(name: str, size: str, priors: Mapping[str, Any] | None = None) -> Space:
     """Return a problem's space. priors: by parameter, weights for choices; none where None."""
     priors = priors or {}
     return Space(
@@ -50,7 +50,7 @@ def ours(
     halved = next(iter(method)) == "bohb"
     for seed in seeds:
         track = Track(problem(name, size, seed), checks, BUDGETS[-1])
-        space = space_of(name, size, priors and priors[seed])
+        space = space_of(name, size, None if priors is None else priors[seed])
 
         def evaluate(config: dict[str, Any], budget: Any, track: Track = track) -> float:
             return track.evaluate(config, BUDGETS[-1] if budget is None else budget)
