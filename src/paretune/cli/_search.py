@@ -181,7 +181,7 @@ class _Progress:
 
     def __call__(self, kind: str, fields: dict[str, Any]) -> None:
         """Listen to a run."""
-        if kind in ("space", "warning"):
+        if kind in ("space", "warning", "prior"):
             self._screen.say(fields["text"])
         if kind != "run":
             return
@@ -202,12 +202,14 @@ class _Progress:
 
 
 def _read(path: Path) -> tuple[StudyFile, Store]:
+    from paretune.search._study.auto import settled
     from paretune.search._study.file import read_study
     from paretune.search._study.storage import Store
     from paretune.search._study.study import plan_to_json
 
     asked = read_study(path)
-    plan = plan_to_json(asked.space, asked.sampler, asked.seed, asked.goals, asked.repeats)
+    space = settled(asked.space, asked.storage, asked.name, lambda kind, fields: None)
+    plan = plan_to_json(space, asked.sampler, asked.seed, asked.goals, asked.repeats)
     return asked, Store(asked.storage, asked.name, plan, resume=True)
 
 

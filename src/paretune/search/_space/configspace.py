@@ -126,7 +126,7 @@ def _written(name: str, parameter: Parameter) -> dict[str, Any]:
             raise InputError(f"'{name}' has a step, which has no counterpart in ConfigSpace's JSON")
         number = "float" if isinstance(parameter, Float) else "int"
         found = {"lower": parameter.low, "upper": parameter.high, "log": parameter.log}
-        if parameter.prior is None:
+        if not parameter.informed:
             found["type"] = f"uniform_{number}"
         elif isinstance(parameter.prior, Normal):
             found |= {"type": f"normal_{number}", "mu": parameter.prior.mean, "sigma": parameter.prior.std}
@@ -137,7 +137,7 @@ def _written(name: str, parameter: Parameter) -> dict[str, Any]:
                 f"'{name}' has the prior {parameter.prior}, which has no counterpart in ConfigSpace's JSON"
             )
     elif isinstance(parameter, Categorical):
-        weights = None if parameter.weights is None else list(parameter.weights)
+        weights = list(parameter.weights or ()) if parameter.informed else None
         found = {"type": "categorical", "choices": list(parameter.choices), "weights": weights}
     elif isinstance(parameter, Ordered):
         found = {"type": "ordinal", "sequence": list(parameter.choices)}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from paretune.errors import InputError, is_number, nearest
 from paretune.search._space.predicates import Predicate, all_of, predicate
-from paretune.search._space.priors import About, Beta, Prior
+from paretune.search._space.priors import AUTO, About, Beta, Prior, read_prior
 
 Array = NDArray[np.float64]
 When = Predicate | str | Sequence[Predicate | str] | None
@@ -76,7 +76,7 @@ class _Number(Parameter):
 
     scale: Scale = "number"
     log: bool
-    prior: Prior | About | None
+    prior: Prior | About | str | None
     _low: float
     _high: float
     _belief: Prior | None
@@ -119,7 +119,9 @@ class _Number(Parameter):
 
     def _settle(self, kind: str) -> None:
         """Set the belief, resolved on this range; one without mass in it is an InputError."""
-        given = self.prior
+        given = read_prior(self.prior, kind)
+        if isinstance(given, str):
+            given = None  # auto: uniform, until a study begins
         if isinstance(given, About):
             given = given.resolve(self._low, self._high, self.log)
         if isinstance(given, Beta) and (given.low, given.high) == (0.0, 1.0):
@@ -137,14 +139,15 @@ class _Number(Parameter):
 class Float(_Number):
     """A real number in [low, high].
 
-    log: its logarithm is what is uniform. step: only low, low + step, ..., high.
+    log: its logarithm is what is uniform. step: only low, low + step, ..., high. prior: what is believed of it,
+    "auto" is fitted from earlier studies in the same storage.
     """
 
     low: float
     high: float
     log: bool = False
     step: float | None = None
-    prior: Prior | About | None = None
+    prior: Prior | About | str | None = None
     when: When = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -188,14 +191,15 @@ class Float(_Number):
 class Int(_Number):
     """A whole number in [low, high], both included.
 
-    log: its logarithm is what is uniform. step: only low, low + step, ..., high.
+    log: its logarithm is what is uniform. step: only low, low + step, ..., high. prior: what is believed of it,
+    "auto" is fitted from earlier studies in the same storage.
     """
 
     low: int
     high: int
     log: bool = False
     step: int = 1
-    prior: Prior | About | None = None
+    prior: Prior | About | str | None = None
     when: When = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -240,11 +244,11 @@ class _Listed(Parameter):
     """What Categorical and Ordered share: a list of values, each with a weight."""
 
     choices: Sequence[Any]
-    weights: Sequence[float] | None
+    weights: Sequence[float] | str | None
 
     @property
     def informed(self) -> bool:
-        return self.weights is not None
+        return self.weights is not None and self.weights != AUTO
 
     @property
     def count(self) -> float:
@@ -255,7 +259,7 @@ class _Listed(Parameter):
 
     def _shares(self) -> Array:
         """Return the probability of each value."""
-        weights = np.ones(len(self.choices)) if self.weights is None else np.array(self.weights, dtype=float)
+        weights = np.array(self.weights, dtype=float) if self.informed else np.ones(len(self.choices))
         return np.asarray(weights / weights.sum())
 
     def encode(self, value: Any) -> float:
@@ -294,8 +298,10 @@ class _Listed(Parameter):
                 raise InputError(f"{kind}: {choice!r} is no value that a trial can have")
             if any(type(choice) is type(other) and choice == other for other in self.choices[:index]):
                 raise InputError(f"{kind}: {choice!r} is there twice in {list(self.choices)!r}")
-        if self.weights is None:
+        if self.weights is None or self.weights == AUTO:
             return
+        if isinstance(self.weights, str):
+            raise InputError(f"{kind}: weights='{self.weights}' must be a list of numbers, or auto")
         object.__setattr__(self, "weights", tuple(self.weights))
         if len(self.weights) != len(self.choices):
             raise InputError(
@@ -310,10 +316,10 @@ class _Listed(Parameter):
 @final
 @dataclass(frozen=True, eq=True)
 class Categorical(_Listed):
-    """One of several values without an order. weights: how likely each is, before anything was tried."""
+    """One of several values without an order. weights: how likely each is, before anything was tried, or auto."""
 
     choices: Sequence[Any]
-    weights: Sequence[float] | None = None
+    weights: Sequence[float] | str | None = None
     when: When = None  # type: ignore[assignment]
     scale: Scale = "category"
 
@@ -327,7 +333,7 @@ class Ordered(_Listed):
     """One of several values in this order: neighbours are alike. weights: how likely each is beforehand."""
 
     choices: Sequence[Any]
-    weights: Sequence[float] | None = None
+    weights: Sequence[float] | str | None = None
     when: When = None  # type: ignore[assignment]
     scale: Scale = "ordered"
 

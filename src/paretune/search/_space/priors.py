@@ -21,6 +21,8 @@ from paretune.errors import InputError, is_number, nearest
 
 Array = NDArray[np.float64]
 
+AUTO = "auto"
+"""In the place of a prior or of weights: fitted from earlier studies in the same storage, when a study begins."""
 WITHIN = 1.96
 """Standard deviations on either side that hold 95 % of a normal distribution."""
 
@@ -184,10 +186,10 @@ def about(value: float, within: str | float | None = None) -> About:
     return About(value, within)
 
 
-def read_prior(given: Any, where: str) -> Prior | About | None:
-    """Return the prior that a file writes: {normal: [0.5, 0.1]}, {about: 3e-4, within: 10x}."""
-    if given is None or isinstance(given, Prior | About):
-        return given
+def read_prior(given: Any, where: str) -> Prior | About | str | None:
+    """Return the prior that a file writes: {normal: [0.5, 0.1]}, {about: 3e-4, within: 10x}, auto."""
+    if given is None or given == AUTO or isinstance(given, Prior | About):
+        return given  # type: ignore[no-any-return]
     kinds: dict[str, Any] = {"normal": Normal, "lognormal": LogNormal, "beta": Beta}
     try:
         if isinstance(given, Mapping) and "about" in given and set(given) <= {"about", "within"}:
@@ -200,8 +202,8 @@ def read_prior(given: Any, where: str) -> Prior | About | None:
         raise InputError(f"{where}: {error}") from error
     written = next(iter(given), "") if isinstance(given, Mapping) else given
     raise InputError(
-        f"{where}: prior: {given!r} is none.{nearest(str(written), [*kinds, 'about'])} Write {{about: 3e-4, "
-        "within: 10x}, {normal: [mean, std]}, {lognormal: [median, spread]} or {beta: [a, b]}"
+        f"{where}: prior: {given!r} is none.{nearest(str(written), [*kinds, 'about', AUTO])} Write {{about: 3e-4, "
+        "within: 10x}, {normal: [mean, std]}, {lognormal: [median, spread]}, {beta: [a, b]} or auto"
     )
 
 

@@ -55,7 +55,7 @@ def _written(parameter: Parameter) -> dict[str, Any]:
         kind = "categorical" if isinstance(parameter, Categorical) else "ordered"
         found = {kind: list(parameter.choices)}
         if parameter.weights is not None:
-            found["weights"] = list(parameter.weights)
+            found["weights"] = parameter.weights if isinstance(parameter.weights, str) else list(parameter.weights)
     else:
         assert isinstance(parameter, Constant)
         found = {"constant": parameter.value}
@@ -65,7 +65,9 @@ def _written(parameter: Parameter) -> dict[str, Any]:
     return found
 
 
-def _prior(prior: Prior | About) -> dict[str, Any]:
+def _prior(prior: Prior | About | str) -> dict[str, Any] | str:
+    if isinstance(prior, str):
+        return prior
     if isinstance(prior, About):
         return {"about": prior.value} | ({} if prior.within is None else {"within": prior.within})
     if isinstance(prior, Normal):

@@ -22,7 +22,7 @@ from datetime import datetime
 from typing import Any, final
 
 from paretune.errors import InputError, nearest
-from paretune.search._optuna import distribution_of
+from paretune.search._optuna import distribution_of, quiet
 from paretune.search._schedule.ladder import Budget
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Config, Space
@@ -116,7 +116,7 @@ class Store:
         """Where its driver sits; None in memory, which no other process sees."""
         self._ids: dict[int, int] = {}
         self.goals = goals_of(plan.get("objectives", LOSS), plan.get("constraints"))
-        with _quiet(optuna), told(self.path, InputError):
+        with quiet(), told(self.path, InputError):
             self.storage = _known(optuna, storage, name) if resume else _open(optuna, storage)
             *_, name = versions_of(self.storage, name).values()
             study = optuna.create_study(
@@ -298,7 +298,7 @@ def plan_of(storage: str, name: str) -> dict[str, Any]:
     alone; a study that is not there is an InputError."""
     import optuna
 
-    with _quiet(optuna):
+    with quiet():
         opened = _known(optuna, storage, name)
         *_, name = versions_of(opened, name).values()
         attributes = optuna.load_study(study_name=name, storage=opened).user_attrs
@@ -368,14 +368,3 @@ class _Relaxed(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.execute("PRAGMA synchronous=NORMAL").close()
-
-
-@contextmanager
-def _quiet(optuna: Any) -> Iterator[None]:
-    """Keep Optuna's log to warnings."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

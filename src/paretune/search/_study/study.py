@@ -24,6 +24,7 @@ from paretune.search._ranking import Score
 from paretune.search._results import Growing, Results
 from paretune.search._schedule.schedules import Job, Past
 from paretune.search._space.space import Config, Space, key
+from paretune.search._study.auto import settled
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
 from paretune.search._study.executors import Job as Work
 from paretune.search._study.front import Found, found_by
@@ -111,7 +112,7 @@ def minimize(
         `test_...`, is stored, and nothing looks at it before the end.
     space: a Space, or a mapping of parameters.
     method: a name that `paretune methods samplers` lists, one with settings ({"bohb": {"min": 1, "max": 27}}),
-        or a sampler.
+        or a sampler, one of Optuna's ("optuna.NSGAIISampler", or an object) among them.
     budget: of the search: a number of runs, wall time ("30min"), or {"runs": 20} and its like (`limits_of`).
         Runs and work of earlier processes of the same study count.
     storage: an Optuna URL, as sqlite:///study.db; None keeps nothing. A study of that name goes on.
@@ -132,12 +133,13 @@ def minimize(
     than half of all, fail, the study stops with the commonest reason.
     """
     space = space if isinstance(space, Space) else Space(space)
-    sampler, limits = method_of(method), limits_of(budget)
+    sampler, limits = method_of(method).seeded(seed), limits_of(budget)
     arity(objective)
     goals = goals_of(objectives, constraints)
     check_whole("repeats", repeats)
-    plan = plan_to_json(space, sampler, seed, goals, repeats)
     place, listen = None if folder is None else Path(folder), listen or _ignore
+    space = settled(space, storage, name, listen)
+    plan = plan_to_json(space, sampler, seed, goals, repeats)
     warn = _warner(listen, strict)
     executor = _executor(objective, listen, warn, workers, timeout, memory)
     store = opened(storage, name, plan, space, listen)

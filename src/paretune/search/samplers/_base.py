@@ -49,6 +49,10 @@ class Sampler(ABC):
     def schedule(self, workers: int) -> Schedule:
         """Return a fresh schedule over that ladder."""
 
+    def seeded(self, seed: int) -> Sampler:
+        """Return the sampler of a study with this seed; the same where all draws come from `generator`."""
+        return self
+
     @abstractmethod
     def suggest(self, space: Space, results: Results, generator: np.random.Generator, number: int) -> Suggestion:
         """Return the suggestion of a number, counted from 0; it may depend on what is given here alone.
