@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -136,3 +138,21 @@ def test_what_is_not_there(cli, study):
     (study / "study.yaml").write_text(STUDY)
     result = cli("search", "run", "study.yaml")
     assert result.exit_code == 2 and "has another space" in result.output
+
+
+def test_replay_says_whether_every_suggestion_comes_out_again(cli, study):
+    assert cli("search", "run", "study.yaml", "--budget", "30").exit_code == 0
+    result = cli("search", "replay", "study.yaml")
+    assert result.exit_code == 0 and "suggestions came out again, bit for bit" in result.stdout, result.output
+    with closing(sqlite3.connect(study / "bowl.db")) as connection:
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'config' AND trial_id = 3",
+            (json.dumps({"x": 0.25, "deep": False}),),
+        )
+        connection.commit()
+    result = cli("search", "replay", "study.yaml")
+    assert result.exit_code == 4 and "stored    {'x': 0.25, 'deep': False}" in result.stdout, result.output
+    result = cli("search", "replay", "study.yaml", "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 4 and not document["same"]
+    assert document["differences"][0]["number"] == 2 and document["differences"][0]["stored"]["x"] == 0.25

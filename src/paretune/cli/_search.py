@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from paretune.cli._screen import Choice, Command, Screen, command
+from paretune.cli._study import STUDY, opened, replay
 from paretune.errors import nearest
 
 if TYPE_CHECKING:
     from paretune.search import Result, Trial
-    from paretune.search._study.file import StudyFile
-    from paretune.search._study.storage import Store
-
-STUDY = click.argument("study", type=click.Path(path_type=Path, dir_okay=False))
 
 
 class _Group(click.Group):
@@ -83,7 +80,7 @@ def status(screen: Screen, study: Path) -> None:
     """Show how far STUDY is: runs by budget, failures, the best so far. Nothing is changed."""
     from paretune.search._study.storage import best_of
 
-    trials = _read(study)[1].read()
+    trials = opened(study)[1].read()
     budgets = sorted({trial.budget for trial in trials}, key=lambda budget: -1 if budget is None else budget)
     rows = [
         {
@@ -105,7 +102,7 @@ def best(screen: Screen, study: Path) -> None:
     """Show the best configuration of STUDY."""
     from paretune.search._study.storage import best_of
 
-    found = best_of(_read(study)[1].read())
+    found = best_of(opened(study)[1].read())
     screen.show(found and found.to_json(), lambda: _best(found))
 
 
@@ -121,7 +118,7 @@ def export(screen: Screen, study: Path, form: str, out: Path | None) -> None:
 
     from paretune.files import write_text
 
-    asked, store = _read(study)
+    asked, store = opened(study)
     rows = [trial.to_json() for trial in store.read()]
     text = json.dumps(rows, indent=2) if form == "json" else _csv(rows, asked.space.names)
     if out is not None:
@@ -163,7 +160,7 @@ def check(screen: Screen, study: Path) -> None:
 search = _Group(
     "search",
     help="Search for hyperparameters: run a study that a YAML file describes, look at it, take it along.",
-    commands={each.name or "": each for each in (run, resume, status, best, export, check)},
+    commands={each.name or "": each for each in (run, resume, status, best, export, check, replay)},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 assert all(isinstance(each, Command) for each in search.commands.values())
@@ -192,16 +189,6 @@ class _Progress:
         elif took - self._told > 10:
             self._told = took
             self._screen.say(f"[{took:.0f} s] {self._runs} runs")
-
-
-def _read(path: Path) -> tuple[StudyFile, Store]:
-    from paretune.search._study.file import read_study
-    from paretune.search._study.storage import Store
-    from paretune.search._study.study import plan_to_json
-
-    asked = read_study(path)
-    plan = plan_to_json(asked.space, asked.sampler, asked.seed)
-    return asked, Store(asked.storage, asked.name, plan, resume=True)
 
 
 def _show(screen: Screen, result: Result) -> None:

@@ -23,6 +23,7 @@ from paretune.errors import RunError, check_whole
 from paretune.search._results import Growing
 from paretune.search._schedule.schedules import Job, Past
 from paretune.search._space.space import Config, Space, key
+from paretune.search._study.events import Event, Events, begin
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
 from paretune.search._study.executors import Job as Work
 from paretune.search._study.limits import Limits, Spec, limits_of, seconds
@@ -30,8 +31,8 @@ from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
 from paretune.search._study.plain import space_from_json, space_to_json
 from paretune.search._study.storage import LOST, Store, Trial, best_of, plan_of
-from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
-from paretune.search.samplers._grid import Grid
+from paretune.search._study.suggest import suggest
+from paretune.search.samplers._base import Exhausted, Sampler, Suggestion
 
 DRIVER = "the study's process ended"
 INTERRUPTED = "interrupted"
@@ -39,10 +40,6 @@ ATTEMPTS = 3
 """A run that is lost is begun so many times in all."""
 FIRST_FAILURES = 5
 """So many failures and nothing else at the beginning stop a study, and so does more than half of all runs."""
-TRIES = 5
-"""A suggestion that was made before is asked for anew so often."""
-LISTED = 10_000
-"""A space of at most so many configurations is listed to find one that was not tried."""
 
 
 @final
@@ -55,6 +52,14 @@ class Result:
     trials: tuple[Trial, ...]
     ended: str
     """Which limit ended it, or that there was nothing left to try."""
+    events: tuple[Event, ...] = ()
+    """What was told to `listen`, with the seconds since this process began."""
+
+    def __repr__(self) -> str:
+        failed = sum(bool(trial.error) for trial in self.trials)
+        at = "" if self.best is None or self.best.budget is None else f" at budget {self.best.budget}"
+        found = "none succeeded" if self.best is None else f"{self.best.loss:.6g}{at} by {self.best.config!r}"
+        return f"Result(best: {found}; {len(self.trials)} runs, {failed} failed; ended by {self.ended})"
 
     @property
     def config(self) -> Config:
@@ -102,10 +107,10 @@ def minimize(
     sampler, limits = method_of(method), limits_of(budget)
     arity(objective)
     plan = plan_to_json(space, sampler, seed)
-    place, listen = None if folder is None else Path(folder), listen or _ignore
-    executor = _executor(objective, listen, workers, timeout, memory)
+    place, told = None if folder is None else Path(folder), Events(listen)
+    executor = _executor(objective, told, workers, timeout, memory)
     store = Store(storage, name, plan, resume=False)
-    return Search(executor, space, sampler, limits, store, seed, place, listen).run()
+    return Search(executor, space, sampler, limits, store, seed, place, told).run()
 
 
 def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "study", **how: Any) -> Result:
@@ -148,10 +153,6 @@ def method_to_json(sampler: Sampler) -> dict[str, Any]:
     return {sampler.name: json.loads(json.dumps(settings, default=repr))}
 
 
-def _ignore(kind: str, fields: dict[str, Any]) -> None:
-    """Listen to nothing."""
-
-
 @final
 class Search:
     """A study under way: this process decides and writes, an executor runs."""
@@ -165,7 +166,7 @@ class Search:
         store: Store,
         seed: int,
         folder: Path | None,
-        listen: Callable[[str, dict[str, Any]], None],
+        listen: Events,
     ) -> None:
         self.executor, self.space, self.sampler, self.limits = executor, space, sampler, limits
         self.store, self.seed, self.folder, self.listen = store, seed, folder, listen
@@ -194,6 +195,7 @@ class Search:
         again when the study goes on.
         """
         ended: str | None = None
+        self.listen("begin", begin(self))
         try:
             while True:
                 try:
@@ -211,9 +213,8 @@ class Search:
         finally:
             self.executor.stop()
         assert ended is not None
-        return Result(
-            best_of(self.trials.values()), tuple(self.trials[number] for number in sorted(self.trials)), ended
-        )
+        trials = tuple(self.trials[number] for number in sorted(self.trials))
+        return Result(best_of(trials), trials, ended, self.listen.told)
 
     def _fill(self) -> str | None:
         """Begin runs while there are free slots; return what ends the study, or None."""
@@ -226,6 +227,7 @@ class Search:
             except Exhausted as error:
                 return str(error)
             self.running[trial.number] = job
+            self.listen("start", trial.to_json())
             self.executor.start(self._job(trial))
         return None
 
@@ -272,18 +274,7 @@ class Search:
         """Return a configuration that was not tried before; `Exhausted` where all were."""
         pending = [self.configs[self.trials[number].config_number][0] for number in self.running]
         results = self.results.results(np.array(pending).reshape(-1, len(self.space)))
-        for attempt in range(TRIES):
-            generator = np.random.default_rng([self.seed, number, attempt])
-            suggestion = self.sampler.suggest(self.space, results, generator, number)
-            if key(suggestion.config) not in self.known:
-                return suggestion
-        if self.space.count > LISTED:
-            return from_prior(self.space, generator)
-        left = [config for config in Grid(max_points=LISTED).grid(self.space) if key(config) not in self.known]
-        if not left:
-            raise Exhausted(f"all {len(self.known)} configurations were tried")
-        config = left[int(generator.integers(len(left)))]
-        return Suggestion(self.space.row(config), config, "random")
+        return suggest(self.sampler, self.space, results, self.known, self.seed, number)
 
     def _job(self, trial: Trial) -> Work:
         place = None
