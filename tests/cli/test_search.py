@@ -156,3 +156,15 @@ def test_replay_says_whether_every_suggestion_comes_out_again(cli, study):
     document = json.loads(result.stdout)
     assert result.exit_code == 4 and not document["same"]
     assert document["differences"][0]["number"] == 2 and document["differences"][0]["stored"]["x"] == 0.25
+
+
+def test_report_is_a_page_and_its_data(cli, study):
+    assert cli("search", "run", "study.yaml").exit_code == 0
+    result = cli("search", "report", "study.yaml")
+    assert result.exit_code == 0 and result.stdout.strip().endswith("study.html"), result.output
+    page = (study / "study.html").read_text()
+    assert "Least loss" in page and ">depth<" in page
+    document = json.loads(cli("search", "report", "study.yaml", "--json", "--out", "other.html").stdout)
+    assert document["runs"] == 40 and document["report"] == "other.html" and (study / "other.html").exists()
+    assert [rung["budget"] for rung in document["rungs"]] == [1, 3, 9]
+    assert {each["name"] for each in document["parameters"]} == {"x", "deep", "depth"}

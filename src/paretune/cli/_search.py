@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from paretune.cli._screen import Choice, Command, Screen, command
-from paretune.cli._study import STUDY, opened, replay
+from paretune.cli._study import STUDY, opened, replay, report
 from paretune.errors import nearest
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def check(screen: Screen, study: Path) -> None:
 search = _Group(
     "search",
     help="Search for hyperparameters: run a study that a YAML file describes, look at it, take it along.",
-    commands={each.name or "": each for each in (run, resume, status, best, export, check, replay)},
+    commands={each.name or "": each for each in (run, resume, status, best, export, check, replay, report)},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 assert all(isinstance(each, Command) for each in search.commands.values())

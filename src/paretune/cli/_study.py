@@ -48,6 +48,27 @@ def replay(screen: Screen, study: Path) -> int:
     return 0 if found.same else UNVERIFIED
 
 
+@command("report")
+@STUDY
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="[default: STUDY's name .html beside it]"
+)
+def report(screen: Screen, study: Path, out: Path | None) -> None:
+    """Write the page of STUDY: how it went, and what was found; one HTML file that opens offline.
+
+    --json prints what the page draws.
+    """
+    from paretune.files import write_text
+    from paretune.report import study_page
+    from paretune.search._look.story import story
+
+    asked, store = opened(study)
+    told = story(asked.space, store.read(), asked.sampler.budgets, name=asked.name, method=asked.sampler.name)
+    path = study.with_suffix(".html") if out is None else out
+    write_text(path, study_page(told))
+    screen.show({"report": path, "bytes": path.stat().st_size, **told}, str(path))
+
+
 def _told(found: Replay) -> str:
     if found.same:
         return f"all {found.suggestions} suggestions came out again, bit for bit"

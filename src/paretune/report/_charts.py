@@ -110,7 +110,7 @@ def lines(curves: Sequence[Line], *, x_label: str, y_label: str, y_format: Forma
     parts = [grid(x, y, x_label, y_label, lambda value: f"{value:g}", y_format, whole=True)]
     parts += [_curve(curve, index, x, y) for index, curve in enumerate(clean)]
     if len(clean) > 1:
-        parts.append(_legend([curve.name for curve in clean]))
+        parts.append(legend([curve.name for curve in clean]))
     return svg(f"{title}: {', '.join(curve.name for curve in clean)}", parts)
 
 
@@ -246,7 +246,8 @@ def _curve(curve: Line, index: int, x: Axis, y: Axis) -> str:
     return f'<g class="curve c{index % 6}" role="img" aria-label="{xml(curve.name)}">{"".join(parts)}</g>'
 
 
-def _legend(names: Sequence[str]) -> str:
+def legend(names: Sequence[str]) -> str:
+    """Return the names of up to six curves, in their looks, at the upper right."""
     parts, right = [], float(WIDTH - RIGHT)
     for index, name in reversed(list(enumerate(names[:6]))):
         text = shorten(name, 20)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from html import escape
 
 from paretune.report._axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, log_ticks, ticks
 
 Format = Callable[[float], str]
+MOST = sys.float_info.max
 
 
 def xml(text: str) -> str:
@@ -16,10 +18,10 @@ def xml(text: str) -> str:
     return escape(re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", text), quote=True)
 
 
-def svg(label: str, parts: Sequence[str]) -> str:
+def svg(label: str, parts: Sequence[str], width: int = WIDTH) -> str:
     """Return the drawing; label: what a screen reader says of it."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {HEIGHT}" '
         f'role="group" aria-label="{xml(label)}">{"".join(parts)}</svg>'
     )
 
@@ -38,8 +40,8 @@ def padded(values: Sequence[float], start: float, end: float) -> Axis:
     """Return an axis that has all values inside, with some room at both ends."""
     low, high = min(values), max(values)
     # Values that differ only by rounding would otherwise fill the whole height.
-    room = max(0.12 * (high - low), 1e-3 * max(abs(low), abs(high)), 1e-9)
-    return Axis(low - room, high + room, start, end)
+    room = max(0.12 * high - 0.12 * low, 1e-3 * max(abs(low), abs(high)), 1e-9)
+    return Axis(max(low - room, -MOST), min(high + room, MOST), start, end)
 
 
 def grid(
@@ -52,14 +54,15 @@ def grid(
     *,
     whole: bool = False,
     x_ticks: Sequence[float] | None = None,
+    y_ticks: Sequence[float] | None = None,
 ) -> str:
-    """Return lines and numbers at round values of both axes; whole: of x. x_ticks: at these values instead."""
+    """Return lines and numbers at round values of both axes, or at those given; whole: whole ones along x."""
     parts = []
     for value in _ticks(x, 6, whole=whole) if x_ticks is None else x_ticks:
         at = f"{x(value):.1f}"
         parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
         parts.append(caption("axis", x(value), HEIGHT - BOTTOM + 17, x_format(value), "middle"))
-    for value in _ticks(y, 5):
+    for value in _ticks(y, 5) if y_ticks is None else y_ticks:
         at = f"{y(value):.1f}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(caption("axis", LEFT - 8, y(value) + 4, y_format(value), "end"))
