@@ -185,3 +185,18 @@ def test_a_result_is_told_in_a_line():
     assert repr(result) == (
         "Result(best: 1 by {'x': 0}; 3 runs, 0 failed; ended by all 3 points of the grid were tried)"
     )
+
+
+def test_each_kind_of_failure_has_its_traceback_once():
+    def fails(config):
+        if config["x"] < 0.2:
+            raise ValueError(f"too small: {config['x']}")
+        if config["x"] < 0.4:
+            return None
+        return config["x"]
+
+    result = minimize(fails, {"x": Float(0, 1)}, "random", budget=24)
+    failed = [event.fields for event in result.events if event.kind == "run" and event.fields["error"]]
+    told = [fields["traceback"] for fields in failed if "traceback" in fields]
+    assert len(failed) > 3 and len(told) == 2
+    assert any("raise ValueError" in text for text in told) and any("returned nothing" in text for text in told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-import time
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,17 +41,18 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None) ->
 
     Ctrl-C ends it when the runs under way are finished, a second one at once; what was finished is kept.
     """
+    from paretune.report._study_progress import study_progress
     from paretune.search import minimize
     from paretune.search._study.file import read_study
     from paretune.search._study.limits import limits_of
 
     asked = read_study(study)
     limits: Any = asked.limits if budget is None else limits_of(int(budget) if budget.isdigit() else budget)
-    listen = _Progress(screen)
     same = ("storage", "name", "seed", "timeout", "memory", "folder")
     how: dict[str, Any] = {name: getattr(asked, name) for name in same}
     how["workers"] = asked.workers if workers is None else workers
-    result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
+    with study_progress(sys.stderr, quiet=screen.quiet) as listen:
+        result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
     _show(screen, result)
 
 
@@ -66,11 +67,13 @@ def resume(screen: Screen, storage: str, objective: str, name: str, budget: str,
 
     Its space, method and seed are those that it was begun with.
     """
+    from paretune.report._study_progress import study_progress
     from paretune.search import resume as go_on
     from paretune.search._study.file import Reference
 
     much: Any = int(budget) if budget.isdigit() else budget
-    result = go_on(Reference(objective), storage, much, name=name, workers=workers, listen=_Progress(screen))
+    with study_progress(sys.stderr, quiet=screen.quiet) as listen:
+        result = go_on(Reference(objective), storage, much, name=name, workers=workers, listen=listen)
     _show(screen, result)
 
 
@@ -164,31 +167,6 @@ search = _Group(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 assert all(isinstance(each, Command) for each in search.commands.values())
-
-
-class _Progress:
-    """Tells every new best run, and now and then how many there were."""
-
-    def __init__(self, screen: Screen) -> None:
-        self._screen, self._began, self._told = screen, time.monotonic(), 0.0
-        self._runs, self._best = 0, (-1, math.inf)
-
-    def __call__(self, kind: str, fields: dict[str, Any]) -> None:
-        """Listen to a run."""
-        if kind != "run":
-            return
-        self._runs += 1
-        took = time.monotonic() - self._began
-        loss = math.inf if fields["loss"] is None else fields["loss"]
-        if fields["rung"] > self._best[0] or (fields["rung"] == self._best[0] and loss < self._best[1]):
-            self._best = (fields["rung"], loss)
-            at = "" if fields["budget"] is None else f" at budget {fields['budget']}"
-            self._screen.say(f"[{took:.0f} s] run {fields['number']}: {loss:.6g}{at}, the best so far")
-        elif fields["error"]:
-            self._screen.say(f"[{took:.0f} s] run {fields['number']} failed: {fields['error']}")
-        elif took - self._told > 10:
-            self._told = took
-            self._screen.say(f"[{took:.0f} s] {self._runs} runs")
 
 
 def _show(screen: Screen, result: Result) -> None:

@@ -1,7 +1,8 @@
 """What happens in a study, as it is told: kept with the seconds since the begin, and handed on to who listens.
 
-Kinds: `begin` (limits, budgets, workers, what earlier processes spent), `start` and `run` (a run's begin and its
-end, as `Trial.to_json`), `report` (run, step, loss). Nothing of it is stored: it follows from the trials.
+Kinds: `begin` (limits, budgets, workers, what earlier processes did), `start` and `run` (a run's begin and its
+end, as `Trial.to_json`; the first failure of a kind has its traceback), `report` (run, step, loss). Nothing of it
+is stored: it follows from the trials.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, final
+
+from paretune.search._study.storage import best_of
 
 if TYPE_CHECKING:
     from paretune.search._study.study import Search
@@ -39,12 +42,22 @@ class Events:
     def __init__(self, listen: Listen | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._listen, self._clock, self._began = listen, clock, clock()
         self._told: deque[Event] = deque(maxlen=MOST)
+        self._failures: set[tuple[str, str]] = set()
 
     def __call__(self, kind: str, fields: dict[str, Any]) -> None:
         """Take one event."""
         self._told.append(Event(self._clock() - self._began, kind, fields))
         if self._listen is not None:
             self._listen(kind, fields)
+
+    def once(self, error: str, traceback: str) -> dict[str, str]:
+        """Return the traceback of a failure, the first time that one of its kind comes from its line."""
+        places = [line.strip() for line in traceback.splitlines() if line.lstrip().startswith("File ")]
+        kind = error.partition(":")[0], places[-1] if places else error
+        if not error or kind in self._failures:
+            return {}
+        self._failures.add(kind)
+        return {"traceback": traceback or error}
 
     @property
     def told(self) -> tuple[Event, ...]:
@@ -55,10 +68,12 @@ class Events:
 def begin(search: Search) -> dict[str, Any]:
     """Return what is known when a study begins or goes on: the fields of the event `begin`."""
     trials, runs, work = search.spent
+    best = best_of(search.trials.values())
     return {
         "limits": asdict(search.limits),
         "budgets": list(search.budgets),
         "workers": search.executor.slots,
         "spent": {"trials": trials, "runs": runs, "work": work},
         "failed": search.failed,
+        "best": best and best.to_json(),
     }

@@ -301,7 +301,7 @@ class Search:
         )
         self._take(ended)
         self.schedule.tell(job, trial.config_number, outcome.loss)
-        self.listen("run", ended.to_json())
+        self.listen("run", ended.to_json() | self.listen.once(outcome.error, outcome.details))
 
     def _take(self, trial: Trial) -> None:
         """Take in a finished run."""
