@@ -94,6 +94,24 @@ def test_check_starts_nothing(cli, study):
     assert document["configurations"] is None and document["method"]["bohb"]["unit"] == "epochs"
 
 
+def test_check_shows_the_plan_and_recommends_a_method(cli, study):
+    lines = cli("search", "check", "study.yaml").stdout.splitlines()
+    assert lines[2:5] == ["  bracket 9 at 1, 3 at 3, 1 at 9", "  bracket 3 at 3, 1 at 9", "  bracket 3 at 9"]
+    # 9-3-1, 3-1 and 3 are 20 runs, and so again: 18 at 1, 12 at 3 and 10 at 9, of which 2 + 4 + 10 full ones
+    assert lines[5] == "about 18 at 1, 12 at 3, 10 at 9, or 16.0 full runs, with 1 worker"
+    assert lines[6].startswith("recommended bohb, as it says: runs on budget 1 cost 0.11 of one on 9")
+    document = json.loads(cli("search", "check", "study.yaml", "--json").stdout)
+    assert document["expected"] == {"1": 18, "3": 12, "9": 10} and document["recommended"]["method"] == "bohb"
+    assert document["brackets"][1] == {"budgets": [3, 9], "sizes": [3, 1]}
+    timed = STUDY.replace("trials: 40", "wall: 10min").replace("{bohb: {min: 1, max: 9, unit: epochs}}", "bayes")
+    (study / "study.yaml").write_text(timed)
+    assert "give --run-seconds" in cli("search", "check", "study.yaml").stdout
+    told = cli("search", "check", "study.yaml", "--run-seconds", "2min").stdout
+    assert "about 5 runs, with 1 worker" in told and "recommended random: 5 full runs are over before" in told
+    result = cli("search", "check", "study.yaml", "--run-seconds", "2mins")
+    assert result.exit_code == 2 and "--run-seconds='2mins': no unit 'mins'. Did you mean 'min'?" in result.output
+
+
 def test_workers_find_an_objective_that_is_a_file(cli, study):
     result = cli("search", "run", "study.yaml", "--workers", "2", "--json")
     assert result.exit_code == 0, result.output

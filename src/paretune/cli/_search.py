@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from paretune.cli._screen import Choice, Command, Screen, command
-from paretune.cli._study import STUDY, opened, replay, report
+from paretune.cli._study import STUDY, check, opened, replay, report
 from paretune.errors import nearest
 
 if TYPE_CHECKING:
@@ -129,35 +128,6 @@ def export(screen: Screen, study: Path, form: str, out: Path | None) -> None:
     screen.show(
         {"runs": len(rows), "file": str(out)} if out else rows, f"{len(rows)} runs in {out}" if out else text
     )
-
-
-@command("check")
-@STUDY
-def check(screen: Screen, study: Path) -> None:
-    """Check STUDY: its keys, its space, its objective; show what would be run. Nothing is started."""
-    from paretune.search._study.file import read_study
-    from paretune.search._study.objective import arity
-    from paretune.search._study.study import method_to_json
-
-    asked = read_study(study)
-    arity(asked.objective)
-    count = asked.space.count
-    document = {
-        "name": asked.name,
-        "parameters": len(asked.space),
-        "configurations": None if math.isinf(count) else count,
-        "method": method_to_json(asked.sampler),
-        "budgets": asked.sampler.budgets,
-        "storage": asked.storage,
-    }
-    many = "infinitely many" if math.isinf(count) else f"at most {count:,.0f}"
-    ladder = ", ".join(str(budget) for budget in asked.sampler.budgets if budget is not None)
-    lines = [
-        f"{asked.name}: {len(asked.space)} parameters, {many} configurations",
-        f"method {asked.sampler.name}" + (f", budgets {ladder}" if ladder else ""),
-        f"storage {asked.storage}",
-    ]
-    screen.show(document, "\n".join(lines))
 
 
 search = _Group(

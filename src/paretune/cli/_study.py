@@ -1,9 +1,11 @@
-"""`paretune search replay` and `report`: what can be said of a stored study afterwards."""
+"""`paretune search check`, `replay` and `report`: what can be said of a study before it begins, and afterwards."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +14,7 @@ from paretune.cli._screen import Screen, command
 
 if TYPE_CHECKING:
     from paretune.search import Replay
+    from paretune.search._study.advice import Advice
     from paretune.search._study.file import StudyFile
     from paretune.search._study.storage import Store
 
@@ -67,6 +70,66 @@ def report(screen: Screen, study: Path, out: Path | None) -> None:
     path = study.with_suffix(".html") if out is None else out
     write_text(path, study_page(told))
     screen.show({"report": path, "bytes": path.stat().st_size, **told}, str(path))
+
+
+@command("check")
+@STUDY
+@click.option("--run-seconds", metavar="TIME", help="What a run on the full budget takes, as 30s or 5min.")
+def check(screen: Screen, study: Path, run_seconds: str | None) -> None:
+    """Check STUDY: its keys, its space, its objective; show the plan, and which method would suit, and why.
+
+    Nothing is started. With --run-seconds, budgets in time are told in runs.
+    """
+    from paretune.search._study.advice import advise, brackets_of, expected_runs, full_runs
+    from paretune.search._study.file import read_study
+    from paretune.search._study.limits import seconds
+    from paretune.search._study.objective import arity
+    from paretune.search._study.study import method_to_json
+
+    asked = read_study(study)
+    arity(asked.objective)
+    count, budgets = asked.space.count, asked.sampler.budgets
+    takes = None if run_seconds is None else seconds(run_seconds, "--run-seconds")
+    expected = expected_runs(asked.sampler, asked.limits, asked.workers, takes)
+    full = None if expected is None else full_runs(expected, budgets)
+    advice = advise(count, budgets, full, takes)
+    document = {
+        "name": asked.name,
+        "parameters": len(asked.space),
+        "configurations": None if math.isinf(count) else count,
+        "method": method_to_json(asked.sampler),
+        "budgets": budgets,
+        "brackets": [
+            {"budgets": [budgets[rung] for rung in bracket.rungs], "sizes": bracket.sizes}
+            for bracket in brackets_of(asked.sampler, asked.workers)
+        ],
+        "expected": expected and dict(zip(map(str, budgets), expected, strict=True)),
+        "full_runs": full,
+        "recommended": advice,
+        "storage": asked.storage,
+    }
+    screen.show(document, lambda: _checked(asked, document, advice))
+
+
+def _checked(asked: StudyFile, document: Mapping[str, Any], advice: Advice) -> str:
+    count = document["configurations"]
+    many = "infinitely many" if count is None else f"at most {count:,.0f}"
+    ladder = ", ".join(str(budget) for budget in asked.sampler.budgets if budget is not None)
+    lines = [
+        f"{asked.name}: {len(asked.space)} parameters, {many} configurations",
+        f"method {asked.sampler.name}" + (f", budgets {ladder}" if ladder else ""),
+    ]
+    for bracket in document["brackets"]:
+        steps = zip(bracket["sizes"], bracket["budgets"], strict=True)
+        lines.append("  bracket " + ", ".join(f"{size} at {budget}" for size, budget in steps))
+    if document["expected"] is None:
+        lines.append("runs cannot be told from a time alone; give --run-seconds")
+    else:
+        at = ", ".join(f"{runs} at {budget}" for budget, runs in document["expected"].items())
+        runs = f"about {at}, or {document['full_runs']:.1f} full runs" if ladder else f"about {at.split()[0]} runs"
+        lines.append(f"{runs}, with {asked.workers} worker{'s' if asked.workers > 1 else ''}")
+    same = ", as it says" if advice.method == asked.sampler.name else ""
+    return "\n".join([*lines, f"recommended {advice.method}{same}: {advice.reason}", f"storage {asked.storage}"])
 
 
 def _told(found: Replay) -> str:
