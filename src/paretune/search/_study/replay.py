@@ -16,13 +16,17 @@ from typing import Any, final
 import numpy as np
 
 from paretune.errors import InputError
-from paretune.search._results import Growing
+from paretune.search._schedule.schedules import Job
 from paretune.search._space.space import Config, Space, key
+from paretune.search._study.events import Events
+from paretune.search._study.executors import Executor, Lost
+from paretune.search._study.executors import Job as Work
+from paretune.search._study.limits import Limits
 from paretune.search._study.method import Method, method_of
+from paretune.search._study.objective import Outcome
 from paretune.search._study.plain import space_from_json
 from paretune.search._study.storage import LOST, Store, Trial, plan_of
-from paretune.search._study.study import ATTEMPTS
-from paretune.search._study.suggest import suggest
+from paretune.search._study.study import ATTEMPTS, Search, plan_to_json
 from paretune.search.samplers._base import Exhausted, Sampler
 
 CHANGED = "another configuration"
@@ -71,28 +75,39 @@ def replay(storage: str, *, name: str = "study", method: Method | None = None) -
 
 
 def replayed(trials: Sequence[Trial], space: Space, sampler: Sampler, seed: int) -> Replay:
-    """Make the suggestions of these runs again. trials: all of a study, in the order of their numbers."""
-    ended, results, rows = in_order(trials), Growing(len(space)), _Rows(space)
-    known: set[str] = set()
-    found = list(_promoted(trials))
+    """Make the suggestions of these runs again. trials: all of a study, in the order of their numbers.
+
+    A study is set up that runs nothing, and its own steps are called: what is done here cannot drift from it.
+    """
+    store = Store(None, "replay", plan_to_json(space, sampler, seed), resume=False)
+    study = Search(_Nobody(), space, sampler, Limits(), store, seed, None, Events())
+    ended = in_order(trials)
+    found, count, place = list(_promoted(trials)), 0, 0
     for trial, pending in _suggestions(trials, ended):
-        for past in ended[len(results) : trial.seen]:
-            assert past.loss is not None
-            results.add(rows.of(past.config), past.loss, past.rung)
-        under_way = np.array([rows.of(each.config) for each in pending]).reshape(-1, len(space))
-        why = _missing(trial, len(known), len(results))
+        known = len(study.configs)
+        study.configs += [(np.full(len(space), np.nan), {}, "", 0)] * (trial.config_number - known)
+        while (
+            len(study.results) < trial.seen
+            and place < len(ended)
+            and ended[place].config_number < trial.config_number  # else it is of the future, and was changed
+        ):
+            study._take(ended[place])
+            place += 1
+        why = _missing(trial, known, len(study.results))
         again: Config | None = None
-        try:
-            if not why:
-                again = suggest(
-                    sampler, space, results.results(under_way), known, seed, trial.config_number
-                ).config
-        except Exhausted as error:
-            why = str(error)
+        if not why:
+            study.trials |= {each.number: each for each in pending}
+            study.running = {each.number: Job(each.rung, each.bracket) for each in pending}
+            try:
+                again = study._suggest(trial.config_number).config
+            except Exhausted as error:
+                why = str(error)
         if again is None or key(again) != key(trial.config):
             found.append(Difference(trial.config_number, trial.number, trial.config, again, why or CHANGED))
-        known.add(key(trial.config))
-    return Replay(len(known), tuple(sorted(found, key=lambda each: (each.number, each.run))))
+        study.configs.append((_row(space, trial.config), trial.config, trial.origin, trial.seen))
+        study.known.add(key(trial.config))
+        count += 1
+    return Replay(count, tuple(sorted(found, key=lambda each: (each.number, each.run))))
 
 
 def _missing(trial: Trial, known: int, results: int) -> str:
@@ -153,20 +168,27 @@ def _promoted(trials: Sequence[Trial]) -> Iterator[Difference]:
             yield Difference(trial.config_number, trial.number, trial.config, stored.config, why)
 
 
+def _row(space: Space, config: Config) -> Any:
+    """Return a configuration's row; one that is none of the space (it was changed) tells nothing."""
+    try:
+        return space.row(config)
+    except InputError:
+        return np.full(len(space), np.nan)
+
+
 @final
-class _Rows:
-    """Rows of configurations; one that is none of the space (it was changed) tells nothing."""
+class _Nobody(Executor):
+    """Runs nothing."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._known: dict[str, Any] = {}
+    slots = 1
 
-    def of(self, config: Config) -> Any:
-        """Return the row."""
-        text = key(config)
-        if text not in self._known:
-            try:
-                self._known[text] = self._space.row(config)
-            except InputError:
-                self._known[text] = np.full(len(self._space), np.nan)
-        return self._known[text]
+    def start(self, job: Work) -> None:
+        """Nothing is started."""
+        raise AssertionError("a replay runs nothing")
+
+    def wait(self) -> list[tuple[int, Outcome | Lost]]:
+        """Nothing has ended."""
+        return []
+
+    def stop(self) -> None:
+        """There is nothing to stop."""

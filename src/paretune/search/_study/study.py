@@ -31,8 +31,8 @@ from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
 from paretune.search._study.plain import space_from_json, space_to_json
 from paretune.search._study.storage import LOST, Store, Trial, best_of, plan_of
-from paretune.search._study.suggest import suggest
-from paretune.search.samplers._base import Exhausted, Sampler, Suggestion
+from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
+from paretune.search.samplers._grid import Grid
 
 DRIVER = "the study's process ended"
 INTERRUPTED = "interrupted"
@@ -40,6 +40,10 @@ ATTEMPTS = 3
 """A run that is lost is begun so many times in all."""
 FIRST_FAILURES = 5
 """So many failures and nothing else at the beginning stop a study, and so does more than half of all runs."""
+TRIES = 5
+"""A suggestion that was made before is asked for anew so often."""
+LISTED = 10_000
+"""A space of at most so many configurations is listed to find one that was not tried."""
 
 
 @final
@@ -274,7 +278,18 @@ class Search:
         """Return a configuration that was not tried before; `Exhausted` where all were."""
         pending = [self.configs[self.trials[number].config_number][0] for number in self.running]
         results = self.results.results(np.array(pending).reshape(-1, len(self.space)))
-        return suggest(self.sampler, self.space, results, self.known, self.seed, number)
+        for attempt in range(TRIES):
+            generator = np.random.default_rng([self.seed, number, attempt])
+            suggestion = self.sampler.suggest(self.space, results, generator, number)
+            if key(suggestion.config) not in self.known:
+                return suggestion
+        if self.space.count > LISTED:
+            return from_prior(self.space, generator)
+        left = [config for config in Grid(max_points=LISTED).grid(self.space) if key(config) not in self.known]
+        if not left:
+            raise Exhausted(f"all {len(self.known)} configurations were tried")
+        config = left[int(generator.integers(len(left)))]
+        return Suggestion(self.space.row(config), config, "random")
 
     def _job(self, trial: Trial) -> Work:
         place = None
