@@ -14,7 +14,9 @@ from paretune.cli import app
 LISTED = Path(__file__).with_name("options.txt")
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "rich", "pydantic", "yaml", "jinja2")
 TECHNIQUES = ("train", "prune", "distill", "quantize")
-SEARCH = tuple(f"search {name}" for name in ("run", "resume", "status", "best", "export", "check"))
+SEARCH = tuple(
+    f"search {name}" for name in ("run", "resume", "status", "best", "export", "check", "replay", "report")
+)
 
 
 def run_python(code):

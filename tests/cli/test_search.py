@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -92,6 +94,24 @@ def test_check_starts_nothing(cli, study):
     assert document["configurations"] is None and document["method"]["bohb"]["unit"] == "epochs"
 
 
+def test_check_shows_the_plan_and_recommends_a_method(cli, study):
+    lines = cli("search", "check", "study.yaml").stdout.splitlines()
+    assert lines[2:5] == ["  bracket 9 at 1, 3 at 3, 1 at 9", "  bracket 3 at 3, 1 at 9", "  bracket 3 at 9"]
+    # 9-3-1, 3-1 and 3 are 20 runs, and so again: 18 at 1, 12 at 3 and 10 at 9, of which 2 + 4 + 10 full ones
+    assert lines[5] == "about 18 at 1, 12 at 3, 10 at 9, or 16.0 full runs, with 1 worker"
+    assert lines[6].startswith("recommended bohb, as it says: runs on budget 1 cost 0.11 of one on 9")
+    document = json.loads(cli("search", "check", "study.yaml", "--json").stdout)
+    assert document["expected"] == {"1": 18, "3": 12, "9": 10} and document["recommended"]["method"] == "bohb"
+    assert document["brackets"][1] == {"budgets": [3, 9], "sizes": [3, 1]}
+    timed = STUDY.replace("trials: 40", "wall: 10min").replace("{bohb: {min: 1, max: 9, unit: epochs}}", "bayes")
+    (study / "study.yaml").write_text(timed)
+    assert "give --run-seconds" in cli("search", "check", "study.yaml").stdout
+    told = cli("search", "check", "study.yaml", "--run-seconds", "2min").stdout
+    assert "about 5 runs, with 1 worker" in told and "recommended random: 5 full runs are over before" in told
+    result = cli("search", "check", "study.yaml", "--run-seconds", "2mins")
+    assert result.exit_code == 2 and "--run-seconds='2mins': no unit 'mins'. Did you mean 'min'?" in result.output
+
+
 def test_workers_find_an_objective_that_is_a_file(cli, study):
     result = cli("search", "run", "study.yaml", "--workers", "2", "--json")
     assert result.exit_code == 0, result.output
@@ -139,3 +159,33 @@ def test_what_is_not_there(cli, study):
     result = cli("search", "run", "study.yaml", "--budget", "3")
     assert result.exit_code == 0, result.output
     assert "0 of 3 runs of 'bowl' lie in the new one" in result.stderr
+
+
+def test_replay_says_whether_every_suggestion_comes_out_again(cli, study):
+    assert cli("search", "run", "study.yaml", "--budget", "30").exit_code == 0
+    result = cli("search", "replay", "study.yaml")
+    assert result.exit_code == 0 and "suggestions came out again, bit for bit" in result.stdout, result.output
+    with closing(sqlite3.connect(study / "bowl.db")) as connection:
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'config' AND trial_id = 3",
+            (json.dumps({"x": 0.25, "deep": False}),),
+        )
+        connection.commit()
+    result = cli("search", "replay", "study.yaml")
+    assert result.exit_code == 4 and "stored    {'x': 0.25, 'deep': False}" in result.stdout, result.output
+    result = cli("search", "replay", "study.yaml", "--json")
+    document = json.loads(result.stdout)
+    assert result.exit_code == 4 and not document["same"]
+    assert document["differences"][0]["number"] == 2 and document["differences"][0]["stored"]["x"] == 0.25
+
+
+def test_report_is_a_page_and_its_data(cli, study):
+    assert cli("search", "run", "study.yaml").exit_code == 0
+    result = cli("search", "report", "study.yaml")
+    assert result.exit_code == 0 and result.stdout.strip().endswith("study.html"), result.output
+    page = (study / "study.html").read_text()
+    assert "Least loss" in page and ">depth<" in page
+    document = json.loads(cli("search", "report", "study.yaml", "--json", "--out", "other.html").stdout)
+    assert document["runs"] == 40 and document["report"] == "other.html" and (study / "other.html").exists()
+    assert [rung["budget"] for rung in document["rungs"]] == [1, 3, 9]
+    assert {each["name"] for each in document["parameters"]} == {"x", "deep", "depth"}

@@ -34,3 +34,10 @@ def test_ticks_are_round_numbers_inside_the_range(low: float, width: float) -> N
 def test_log_ticks_are_1_2_and_5_times_powers_of_ten() -> None:
     assert log_ticks(150, 6000) == [200, 500, 1000, 2000, 5000]
     assert log_ticks(1, 1e5) == [1, 10, 100, 1000, 1e4, 1e5]
+    assert log_ticks(1, 1e20) == pytest.approx([10.0**power for power in range(0, 21, 2)])
+
+
+def test_the_largest_floats_have_axes_too() -> None:
+    assert ticks(-1.7e308, 1.7e308) == pytest.approx([-1e308, 0.0, 1e308])
+    assert Axis(-1.7e308, 1.7e308, 0, 100)(0.0) == 50.0
+    assert log_ticks(1, 1.7e308)[0] == 1.0 and len(log_ticks(1, 1.7e308)) <= 11

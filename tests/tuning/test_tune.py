@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from paretune import tune
-from paretune.errors import InputError, RunError
+from paretune.errors import InfeasibleError, InputError
 from paretune.tuning._open import open_recipe
 from paretune.tuning._tune import Candidate, numbers_of
 
@@ -85,7 +85,9 @@ def test_the_model_itself_may_be_open_and_budgets_are_epochs(task_file: Path, tm
 
 
 def test_where_no_candidate_holds_the_constraints_that_is_said(task_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no candidate holds the constraints"):
+    with pytest.raises(
+        InfeasibleError, match=r"no run holds the constraints; the nearest .* size .* misses <= 0\.01"
+    ):
         tune(cut(task_file, max_size="0.01x"), method="random", budget=2, out=tmp_path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-import time
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from paretune.cli._flow import show_run
 from paretune.cli._screen import Choice, Command, Screen, command
+from paretune.cli._study import STUDY, asked_by, check, opened, replay, report, runs_of
 from paretune.errors import nearest
 
 if TYPE_CHECKING:
     from paretune.search import Result, Trial
-    from paretune.search._study.file import StudyFile
     from paretune.search._study.front import Found
     from paretune.search._study.goals import Goals
-    from paretune.search._study.storage import Store
-
-STUDY = click.argument("study", type=click.Path(path_type=Path, dir_okay=False))
 
 
 class _Group(click.Group):
@@ -43,23 +41,35 @@ class _Group(click.Group):
 @click.option("--budget", help="Instead of the file's: a number of runs, or a time as 30min.")
 @click.option("--workers", type=int, help="Instead of the file's: worker processes.")
 @click.option("--strict", is_flag=True, help="Refuse an objective whose source has changed since the last run.")
-def run(screen: Screen, study: Path, budget: str | None, workers: int | None, strict: bool) -> None:
+def run(screen: Screen, study: Path, budget: str | None, workers: int | None, strict: bool) -> int:
     """Run STUDY, a YAML file, until its budget is spent; a study that was begun before goes on.
+
+    Where it searches over a recipe, the best is run at the end, confirmed on the test data and reported.
 
     Ctrl-C ends it when the runs under way are finished, a second one at once; what was finished is kept.
     """
+    from paretune.report._study_progress import study_progress
     from paretune.search import minimize
-    from paretune.search._study.file import read_study
     from paretune.search._study.limits import limits_of
+    from paretune.tuning import RUNS, Candidate, run_best
 
-    asked = read_study(study)
+    asked = asked_by(study)
     limits: Any = asked.limits if budget is None else limits_of(int(budget) if budget.isdigit() else budget)
-    listen = _Progress(screen)
     same = ("storage", "name", "seed", "timeout", "memory", "folder", "repeats")
     how: dict[str, Any] = {name: getattr(asked, name) for name in same} | asked.goals.to_json()
     how |= {"workers": asked.workers if workers is None else workers, "strict": strict}
-    result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
-    _show(screen, result)
+    recipe = asked.objective if isinstance(asked.objective, Candidate) else None
+    if recipe is not None and asked.folder is not None:
+        recipe.opened.check_budgets(asked.sampler.budgets)
+        how["folder"] = asked.folder / RUNS
+    with study_progress(sys.stderr, quiet=screen.quiet) as listen:
+        result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
+    if recipe is None or asked.folder is None:
+        _show(screen, result)
+        return 0
+    folder, full = asked.folder, asked.sampler.budgets[-1]
+    screen.say(f"{len(result.trials)} runs, ended by {result.ended}; the best is run and confirmed")
+    return show_run(screen, folder, lambda emit: run_best(recipe, result, full, folder, emit))
 
 
 @command("resume")
@@ -73,11 +83,13 @@ def resume(screen: Screen, storage: str, objective: str, name: str, budget: str,
 
     Its space, method and seed are those that it was begun with.
     """
+    from paretune.report._study_progress import study_progress
     from paretune.search import resume as go_on
     from paretune.search._study.file import Reference
 
     much: Any = int(budget) if budget.isdigit() else budget
-    result = go_on(Reference(objective), storage, much, name=name, workers=workers, listen=_Progress(screen))
+    with study_progress(sys.stderr, quiet=screen.quiet) as listen:
+        result = go_on(Reference(objective), storage, much, name=name, workers=workers, listen=listen)
     _show(screen, result)
 
 
@@ -87,7 +99,7 @@ def status(screen: Screen, study: Path) -> None:
     """Show how far STUDY is: runs by budget, failures, the best so far. Nothing is changed."""
     from paretune.search._study.goals import hidden
 
-    trials, found = _read_runs(study)
+    trials, found = runs_of(study)
     budgets = sorted({trial.budget for trial in trials}, key=lambda budget: -1 if budget is None else budget)
     rows = [
         {
@@ -108,7 +120,7 @@ def status(screen: Screen, study: Path) -> None:
 @STUDY
 def best(screen: Screen, study: Path) -> None:
     """Show the best configuration of STUDY; with several objectives all that no other one beats in each."""
-    _, found = _read_runs(study)
+    _, found = runs_of(study)
     screen.show(found.to_json(), lambda: _best(found))
 
 
@@ -124,7 +136,7 @@ def export(screen: Screen, study: Path, form: str, out: Path | None) -> None:
 
     from paretune.files import write_text
 
-    asked, store = _read(study)
+    asked, store = opened(study)
     rows = [trial.to_json() for trial in store.read()]
     text = json.dumps(rows, indent=2) if form == "json" else _csv(rows, asked.space.names)
     if out is not None:
@@ -134,91 +146,13 @@ def export(screen: Screen, study: Path, form: str, out: Path | None) -> None:
     )
 
 
-@command("check")
-@STUDY
-def check(screen: Screen, study: Path) -> None:
-    """Check STUDY: its keys, its space, its objective; show what would be run. Nothing is started."""
-    from paretune.search._study.file import read_study
-    from paretune.search._study.objective import arity
-    from paretune.search._study.study import method_to_json
-
-    asked = read_study(study)
-    arity(asked.objective)
-    count = asked.space.count
-    document = {
-        "name": asked.name,
-        "parameters": len(asked.space),
-        "configurations": None if math.isinf(count) else count,
-        "method": method_to_json(asked.sampler),
-        "budgets": asked.sampler.budgets,
-        "storage": asked.storage,
-    }
-    many = "infinitely many" if math.isinf(count) else f"at most {count:,.0f}"
-    ladder = ", ".join(str(budget) for budget in asked.sampler.budgets if budget is not None)
-    lines = [
-        f"{asked.name}: {len(asked.space)} parameters, {many} configurations",
-        f"method {asked.sampler.name}" + (f", budgets {ladder}" if ladder else ""),
-        f"storage {asked.storage}",
-    ]
-    screen.show(document, "\n".join(lines))
-
-
 search = _Group(
     "search",
     help="Search for hyperparameters: run a study that a YAML file describes, look at it, take it along.",
-    commands={each.name or "": each for each in (run, resume, status, best, export, check)},
+    commands={each.name or "": each for each in (run, resume, status, best, export, check, replay, report)},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 assert all(isinstance(each, Command) for each in search.commands.values())
-
-
-class _Progress:
-    """Tells every new best run, and now and then how many there were."""
-
-    def __init__(self, screen: Screen) -> None:
-        self._screen, self._began, self._told = screen, time.monotonic(), 0.0
-        self._runs, self._best = 0, (-1, math.inf)
-
-    def __call__(self, kind: str, fields: dict[str, Any]) -> None:
-        """Listen to a run."""
-        if kind in ("space", "warning", "prior"):
-            self._screen.say(fields["text"])
-        if kind != "run":
-            return
-        self._runs += 1
-        took = time.monotonic() - self._began
-        loss = math.inf if fields["loss"] is None else fields["loss"]
-        better = fields["rung"] > self._best[0] or (fields["rung"] == self._best[0] and loss < self._best[1])
-        if better and not fields["error"] and not fields["missed"]:
-            self._best = (fields["rung"], loss)
-            at = "" if fields["budget"] is None else f" at budget {fields['budget']}"
-            told = ", ".join(f"{name} {value:.6g}" for name, value in fields["objectives"].items())
-            self._screen.say(f"[{took:.0f} s] run {fields['number']}: {told}{at}, the best so far")
-        elif fields["error"]:
-            self._screen.say(f"[{took:.0f} s] run {fields['number']} failed: {fields['error']}")
-        elif took - self._told > 10:
-            self._told = took
-            self._screen.say(f"[{took:.0f} s] {self._runs} runs")
-
-
-def _read(path: Path) -> tuple[StudyFile, Store]:
-    from paretune.search._study.auto import settled
-    from paretune.search._study.file import read_study
-    from paretune.search._study.storage import Store
-    from paretune.search._study.study import plan_to_json
-
-    asked = read_study(path)
-    space = settled(asked.space, asked.storage, asked.name, lambda kind, fields: None)
-    plan = plan_to_json(space, asked.sampler, asked.seed, asked.goals, asked.repeats)
-    return asked, Store(asked.storage, asked.name, plan, resume=True)
-
-
-def _read_runs(path: Path) -> tuple[list[Trial], Found]:
-    from paretune.search._study.front import found_by
-
-    asked, store = _read(path)
-    trials = store.read()
-    return trials, found_by(trials, asked.goals, asked.repeats, len(asked.sampler.budgets) - 1)
 
 
 def _show(screen: Screen, result: Result) -> None:

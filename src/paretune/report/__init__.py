@@ -7,6 +7,7 @@ from paretune.report._front import front
 from paretune.report._html import html, write_report
 from paretune.report._rows import headline
 from paretune.report._sensitivity import sensitivity_page, sensitivity_text
+from paretune.report._study import study_page
 from paretune.report._summary import read_summary
 from paretune.report._table import table, text
 
@@ -17,6 +18,7 @@ __all__ = [
     "read_summary",
     "sensitivity_page",
     "sensitivity_text",
+    "study_page",
     "table",
     "text",
     "write_report",

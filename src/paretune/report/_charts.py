@@ -7,17 +7,15 @@ logarithmic axis says that it is one.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 
-from paretune.report._axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, log_ticks, ticks
+from paretune.report._axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis
 from paretune.report._format import is_number
+from paretune.report._frame import Format, caption, empty, grid, padded, svg, xml
 from paretune.report._labels import CHARACTER, Box, place_labels, shorten
 
-Format = Callable[[float], str]
 FAR = 3.0
 """Spans of the points in focus beyond which another point is drawn on the edge."""
 
@@ -81,11 +79,11 @@ def scatter(
     stairs, centre = [points[i] for i in line], [points[i] for i in focus] or points
     points = [p for p in points if is_number(p.x) and is_number(p.y)]
     if not points:
-        return _empty(title)
+        return empty(title)
     x = _x_axis([p.x for p in points] + _ends(p.x_interval for p in points))
     y = _y_axis(points, centre)
     label = f"{x_label}, logarithmic" if x.log else x_label
-    parts = [_grid(x, y, label, y_label, x_format, y_format)]
+    parts = [grid(x, y, label, y_label, x_format, y_format)]
     if len(stairs) > 1:
         parts.append(_staircase([(x(p.x), y(p.y)) for p in stairs]))
     labels = place_labels(
@@ -96,33 +94,33 @@ def scatter(
     for point, label_at in zip(points, labels, strict=True):
         parts.append(_mark(point, x, y, label_at))
     summary = f"{title}: {len(points)} candidates, {'higher' if better_up else 'lower'} and further left is better"
-    return _svg(summary, parts)
+    return svg(summary, parts)
 
 
 def lines(curves: Sequence[Line], *, x_label: str, y_label: str, y_format: Format, title: str) -> str:
     """Draw curves over a shared x of whole numbers (epochs); points that are not finite are left out."""
     clean = [curve for curve in map(_finite, curves) if curve.points]
     if not clean:
-        return _empty(title)
+        return empty(title)
     xs = [x for curve in clean for x, _ in curve.points]
     ys = [y for curve in clean for _, y in curve.points]
     low, high = min(xs), max(xs)
     x = Axis(low, high, LEFT, WIDTH - RIGHT) if high > low else Axis(low - 1, low + 1, LEFT, WIDTH - RIGHT)
-    y = _padded(ys, HEIGHT - BOTTOM, TOP)
-    parts = [_grid(x, y, x_label, y_label, lambda value: f"{value:g}", y_format, whole=True)]
+    y = padded(ys, HEIGHT - BOTTOM, TOP)
+    parts = [grid(x, y, x_label, y_label, lambda value: f"{value:g}", y_format, whole=True)]
     parts += [_curve(curve, index, x, y) for index, curve in enumerate(clean)]
     if len(clean) > 1:
-        parts.append(_legend([curve.name for curve in clean]))
-    return _svg(f"{title}: {', '.join(curve.name for curve in clean)}", parts)
+        parts.append(legend([curve.name for curve in clean]))
+    return svg(f"{title}: {', '.join(curve.name for curve in clean)}", parts)
 
 
 def tree(nodes: Sequence[Node], *, x_label: str, y_label: str, y_format: Format, title: str) -> str:
     """Draw nodes joined to what they hang on, over an x of whole numbers."""
     if not nodes:
-        return _empty(title)
+        return empty(title)
     x = Axis(0, max(node.x for node in nodes) + 1, LEFT, WIDTH - RIGHT)
-    y = _padded([node.y for node in nodes], HEIGHT - BOTTOM, TOP)
-    parts = [_grid(x, y, x_label, y_label, lambda value: f"{value:g}", y_format, whole=True)]
+    y = padded([node.y for node in nodes], HEIGHT - BOTTOM, TOP)
+    parts = [grid(x, y, x_label, y_label, lambda value: f"{value:g}", y_format, whole=True)]
     marks = []
     for node in nodes:
         if node.parent is not None:
@@ -136,7 +134,7 @@ def tree(nodes: Sequence[Node], *, x_label: str, y_label: str, y_format: Format,
             f'<g class="point {role}" role="img" aria-label="{tip}" data-tip="{tip}"><title>{tip}</title>'
             f'<circle class="dot" cx="{x(node.x):.1f}" cy="{y(node.y):.1f}" r="4"/></g>'
         )
-    return _svg(f"{title}: {len(nodes)} nodes", [*parts, *marks])
+    return svg(f"{title}: {len(nodes)} nodes", [*parts, *marks])
 
 
 def _thin_boxes(points: Sequence[Point], stairs: Sequence[Point], x: Axis, y: Axis) -> list[Box]:
@@ -154,35 +152,12 @@ def _thin_boxes(points: Sequence[Point], stairs: Sequence[Point], x: Axis, y: Ax
     return boxes
 
 
-def xml(text: str) -> str:
-    """Escape text for XML and HTML, inside quotes too; characters that XML forbids are left out."""
-    return escape(re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", text), quote=True)
-
-
-def _svg(label: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'role="group" aria-label="{xml(label)}">{"".join(parts)}</svg>'
-    )
-
-
-def _empty(title: str) -> str:
-    return _svg(f"{title}: nothing to draw", [_text("axis", WIDTH / 2, HEIGHT / 2, "nothing to draw", "middle")])
-
-
 def _x_axis(values: Sequence[float]) -> Axis:
     positive = [value for value in values if value > 0]
     if positive and len(positive) == len(values) and max(positive) / min(positive) > 10:
         return Axis(min(positive) / 1.5, max(positive) * 1.6, LEFT, WIDTH - RIGHT, log=True)
     low, high = min(0.0, *values), max(values)
     return Axis(low, high + (high - low or 1.0) * 0.14, LEFT, WIDTH - RIGHT)
-
-
-def _padded(values: Sequence[float], start: float, end: float) -> Axis:
-    low, high = min(values), max(values)
-    # Values that differ only by rounding would otherwise fill the whole height.
-    room = max(0.12 * (high - low), 1e-3 * max(abs(low), abs(high)), 1e-9)
-    return Axis(low - room, high + room, start, end)
 
 
 def _ends(intervals: object) -> list[float]:
@@ -195,27 +170,6 @@ def _finite(curve: Line) -> Line:
     kept = [i for i, (x, y) in enumerate(curve.points) if is_number(x) and is_number(y)]
     mark = kept.index(curve.mark) if curve.mark in kept else None
     return Line(curve.name, [curve.points[i] for i in kept], [tips[i] for i in kept], mark)
-
-
-def _grid(
-    x: Axis, y: Axis, x_label: str, y_label: str, x_format: Format, y_format: Format, *, whole: bool = False
-) -> str:
-    parts = []
-    for value in log_ticks(x.low, x.high) if x.log else ticks(x.low, x.high, 6, whole=whole):
-        at = f"{x(value):.1f}"
-        parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(_text("axis", x(value), HEIGHT - BOTTOM + 17, x_format(value), "middle"))
-    for value in ticks(y.low, y.high):
-        at = f"{y(value):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(_text("axis", LEFT - 8, y(value) + 4, y_format(value), "end"))
-    parts.append(_text("label", LEFT, TOP - 16, y_label))
-    parts.append(_text("label", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x_label, "middle"))
-    return f'<g aria-hidden="true">{"".join(parts)}</g>'
-
-
-def _text(look: str, x: float, y: float, text: str, anchor: str = "start") -> str:
-    return f'<text class="{look}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{xml(text)}</text>'
 
 
 def _staircase(at: Sequence[tuple[float, float]]) -> str:
@@ -235,7 +189,7 @@ def _y_axis(points: Sequence[Point], centre: Sequence[Point]) -> Axis:
     low, high = min(values(centre)), max(values(centre))
     reach = FAR * (high - low)
     near = [p for p in points if low - reach <= p.y <= high + reach]
-    return _padded(values([*centre, *near]), HEIGHT - BOTTOM, TOP)
+    return padded(values([*centre, *near]), HEIGHT - BOTTOM, TOP)
 
 
 def _outside(point: Point, y: Axis) -> bool:
@@ -271,7 +225,7 @@ def _mark(point: Point, x: Axis, y: Axis, label: tuple[float, float, str, str] |
     else:
         parts.append(f'<circle class="dot" cx="{at_x:.1f}" cy="{at_y:.1f}" r="5.5"/>')
     if label:
-        parts.append(_text("name", label[0], label[1], label[3], label[2]))
+        parts.append(caption("name", label[0], label[1], label[3], label[2]))
     tip = xml(point.tip or point.name)
     return (
         f'<g class="point {xml(point.role)}" tabindex="0" role="img" aria-label="{tip}" data-tip="{tip}" '
@@ -292,7 +246,8 @@ def _curve(curve: Line, index: int, x: Axis, y: Axis) -> str:
     return f'<g class="curve c{index % 6}" role="img" aria-label="{xml(curve.name)}">{"".join(parts)}</g>'
 
 
-def _legend(names: Sequence[str]) -> str:
+def legend(names: Sequence[str]) -> str:
+    """Return the names of up to six curves, in their looks, at the upper right."""
     parts, right = [], float(WIDTH - RIGHT)
     for index, name in reversed(list(enumerate(names[:6]))):
         text = shorten(name, 20)

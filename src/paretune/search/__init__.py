@@ -11,8 +11,10 @@ from paretune.search._space.parameters import Categorical, Constant, Float, Int,
 from paretune.search._space.predicates import Predicate, when
 from paretune.search._space.priors import Beta, LogNormal, Normal, Prior, about
 from paretune.search._space.space import Space
+from paretune.search._study.events import Event
 from paretune.search._study.limits import Limits
 from paretune.search._study.objective import Run
+from paretune.search._study.replay import Difference, Replay, replay
 from paretune.search._study.storage import Trial
 from paretune.search._study.study import Result, minimize, resume
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion
@@ -21,6 +23,8 @@ __all__ = [
     "Beta",
     "Categorical",
     "Constant",
+    "Difference",
+    "Event",
     "Exhausted",
     "Float",
     "Int",
@@ -31,6 +35,7 @@ __all__ = [
     "Parameter",
     "Predicate",
     "Prior",
+    "Replay",
     "Result",
     "Run",
     "Sampler",
@@ -40,6 +45,7 @@ __all__ = [
     "about",
     "minimize",
     "read_configspace",
+    "replay",
     "resume",
     "when",
     "write_configspace",

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, final
 
 from paretune import flow, search
-from paretune.errors import InputError, RunError, check_choice
+from paretune.errors import InputError, check_choice
 from paretune.recipe import LATENCY_UNITS, SIZE_UNITS, Constraints, amount
 from paretune.result import Result
 from paretune.search import Space
 from paretune.search._study.limits import Spec
 from paretune.search._study.method import Method, method_of
+from paretune.stages import Listener
 from paretune.summary import Row
 from paretune.tuning._open import OpenRecipe, open_recipe, read_open
 
@@ -73,13 +74,15 @@ def tune(
     return Tuned(found, run_best(candidate, found, sampler.budgets[-1], place))
 
 
-def run_best(candidate: Candidate, found: search.Result, budget: Any, out: Path) -> Result:
+def run_best(
+    candidate: Candidate, found: search.Result, budget: Any, out: Path, emit: Listener | None = None
+) -> Result:
     """Run the best candidate on the full budget, confirmed on the test data; what was done is not done again."""
-    if found.best is None:
-        raise RunError("no candidate holds the constraints, or none was finished; the study's runs say why")
+    config = found.config  # an error, where all failed or none holds the constraints
+    assert found.best is not None
     folder = out / f"{BEST}-{found.best.config_number:05}"
-    recipe = candidate.opened.filled(found.config, budget)
-    return flow.run(recipe, out=folder, resume=(folder / "recipe.yaml").is_file())
+    recipe = candidate.opened.filled(config, budget)
+    return flow.run(recipe, out=folder, resume=(folder / "recipe.yaml").is_file(), emit=emit)
 
 
 def _opened(recipe: str | Path | Mapping[str, Any]) -> OpenRecipe:

@@ -25,6 +25,7 @@ from paretune.search._results import Growing, Results
 from paretune.search._schedule.schedules import Job, Past
 from paretune.search._space.space import Config, Space, key
 from paretune.search._study.auto import settled
+from paretune.search._study.events import Event, Events, begin
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
 from paretune.search._study.executors import Job as Work
 from paretune.search._study.front import Found, found_by
@@ -65,6 +66,14 @@ class Result:
     """Which limit ended it, or that there was nothing left to try."""
     found: Found
     """Beside the front, what came nearest to the constraints where no run holds them."""
+    events: tuple[Event, ...] = ()
+    """What was told to `listen`, with the seconds since this process began."""
+
+    def __repr__(self) -> str:
+        failed = sum(bool(trial.error) for trial in self.trials)
+        at = "" if self.best is None or self.best.budget is None else f" at budget {self.best.budget}"
+        found = "none" if self.best is None else f"{self.best.loss:.6g}{at} by {self.best.config!r}"
+        return f"Result(best: {found}; {len(self.trials)} runs, {failed} failed; ended by {self.ended})"
 
     @property
     def front(self) -> tuple[Trial, ...]:
@@ -137,17 +146,17 @@ def minimize(
     arity(objective)
     goals = goals_of(objectives, constraints)
     check_whole("repeats", repeats)
-    place, listen = None if folder is None else Path(folder), listen or _ignore
-    space = settled(space, storage, name, listen)
+    place, told = None if folder is None else Path(folder), Events(listen)
+    space = settled(space, storage, name, told)
     plan = plan_to_json(space, sampler, seed, goals, repeats)
-    warn = _warner(listen, strict)
-    executor = _executor(objective, listen, warn, workers, timeout, memory)
-    store = opened(storage, name, plan, space, listen)
+    warn = _warner(told, strict)
+    executor = _executor(objective, told, warn, workers, timeout, memory)
+    store = opened(storage, name, plan, space, told)
     if place is not None and store.name != name:
         place /= store.name  # numbers of configurations are a version's own
     with store.driven():
         check_source(store.study, objective, strict, warn)
-        return Search(executor, space, sampler, limits, store, seed, place, listen, repeats).run()
+        return Search(executor, space, sampler, limits, store, seed, place, told, repeats).run()
 
 
 def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "study", **how: Any) -> Result:
@@ -203,12 +212,9 @@ def method_to_json(sampler: Sampler) -> dict[str, Any]:
     return {sampler.name: json.loads(json.dumps(settings, default=repr))}
 
 
-def _place(trial: Trial) -> tuple[int, int, int]:
+def place_of(trial: Trial) -> tuple[int, int, int]:
+    """Return configuration, rung and repeat of a run: what its later attempts share."""
     return trial.config_number, trial.rung, trial.repeat
-
-
-def _ignore(kind: str, fields: dict[str, Any]) -> None:
-    """Listen to nothing."""
 
 
 @final
@@ -224,7 +230,7 @@ class Search:
         store: Store,
         seed: int,
         folder: Path | None,
-        listen: Callable[[str, dict[str, Any]], None],
+        listen: Events,
         repeats: int = 1,
     ) -> None:
         self.executor, self.space, self.sampler, self.limits = executor, space, sampler, limits
@@ -259,6 +265,7 @@ class Search:
         again when the study goes on.
         """
         ended: str | None = None
+        self.listen("begin", begin(self))
         try:
             while True:
                 try:
@@ -278,7 +285,7 @@ class Search:
         assert ended is not None
         trials = tuple(self.trials[number] for number in sorted(self.trials))
         found = found_by(trials, self.goals, self.repeats.count, self.repeats.top)
-        return Result(found.best, trials, ended, found)
+        return Result(found.best, trials, ended, found, self.listen.told)
 
     def _fill(self) -> str | None:
         """Begin runs while there are free slots; return what ends the study, or None."""
@@ -291,6 +298,7 @@ class Search:
             except Exhausted as error:
                 return str(error)
             self.running[trial.number] = job
+            self.listen("start", trial.to_json())
             self.executor.start(self._job(trial))
         return None
 
@@ -391,7 +399,8 @@ class Search:
         )
         if (whole := self._take(ended)) is not None:
             self.schedule.tell(job, trial.config_number, self.goals.score(whole))
-        self.listen("run", ended.to_json() | {"values": hidden(ended.values)} | self.goals.told(ended))
+        told = {"values": hidden(ended.values)} | self.goals.told(ended)
+        self.listen("run", ended.to_json() | told | self.listen.once(outcome.error, outcome.details))
 
     def _take(self, trial: Trial) -> Trial | None:
         """Take in a finished run, and return what stands for its configuration; None while it has more repeats."""
@@ -418,13 +427,13 @@ class Search:
                 origin = trial.origin
                 self.configs.append((self.space.row(trial.config), trial.config, origin, trial.seen))
                 self.known.add(key(trial.config))
-            last[_place(trial)] = trial  # a later attempt stands for an earlier one
+            last[place_of(trial)] = trial  # a later attempt stands for an earlier one
         for trial in list(last.values()):
             if trial.loss is None:
                 self.store.lose(trial.number, DRIVER)
                 self.trials[trial.number] = replace(trial, loss=math.inf, error=f"{LOST}: {DRIVER}")
                 if trial.attempt >= ATTEMPTS:
-                    last[_place(trial)] = self.trials[trial.number]
+                    last[place_of(trial)] = self.trials[trial.number]
                 else:
                     self.again.append(trial)
         finished = [trial for trial in last.values() if trial.loss is not None]

@@ -1,0 +1,157 @@
+"""What a study tells: curves, promotions and counts by hand; importances against Optuna's; much is thinned."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paretune.search import Categorical, Constant, Float, Int, Ordered, Space, Trial, about, when
+from paretune.search._look.importance import importances
+from paretune.search._look.story import DOTS, PATHS, story, thinned
+from paretune.search._optuna import distribution_of
+
+SPACE = Space(
+    {
+        "x": Float(0, 1),
+        "lr": Float(1e-4, 1, log=True, prior=about(1e-2, within="10x")),
+        "opt": Categorical(["sgd", "adam"]),
+        "momentum": Float(0, 1, when=when("opt", "sgd")),
+        "size": Ordered([8, 16]),
+        "kind": Constant("mlp"),
+    }
+)
+BEGIN = datetime(2026, 1, 1)
+
+
+def ran(number, config_number, rung, loss, at, **other):
+    """Return a run that ended `at` seconds after the begin."""
+    config = {"x": 0.5, "lr": 0.01, "opt": "adam", "size": 8, "kind": "mlp"}
+    fields = {
+        "number": number, "config_number": config_number, "config": config, "budget": 3**rung, "rung": rung,
+        "bracket": 0, "origin": "random", "seen": 0, "attempt": 1, "loss": loss, "seconds": 2.0, "values": {},
+        "error": "" if math.isfinite(loss) else "ValueError: no", "finished": BEGIN + timedelta(seconds=at),
+    }  # fmt: skip
+    return Trial(**fields | other)
+
+
+def told(trials, space=SPACE, budgets=(1, 3)):
+    return story(space, trials, budgets, name="s", method="bohb")
+
+
+def test_a_small_study_by_hand():
+    trials = [
+        ran(0, 0, 0, 5.0, 2), ran(1, 1, 0, 3.0, 4), ran(2, 2, 0, math.inf, 6), ran(3, 3, 0, 4.0, 1000),
+        ran(4, 1, 1, 2.5, 1002), ran(5, 0, 1, 2.0, 1004),
+        ran(6, 4, 0, math.inf, 1005, error="lost: the study's process ended"),
+        ran(7, 5, 0, math.inf, 0, error="", finished=None),
+    ]  # fmt: skip
+    trials[-1] = replace(trials[-1], loss=None)
+    found = told(trials)
+    assert {key: found[key] for key in ("runs", "finished", "failed", "lost", "running")} == {
+        "runs": 8, "finished": 5, "failed": 1, "lost": 1, "running": 1,
+    }  # fmt: skip
+    # each run took 2 s and the pause before 1000 s counts as a minute at most; a run at 1 is a third of a full one
+    third = pytest.approx(1 / 3)
+    at_three, at_one = found["curves"]
+    assert at_one["budget"] == 1 and [point[3] for point in at_one["points"]] == [5.0, 3.0, 3.0]
+    assert at_one["points"][0] == [1, third, 2.0, 5.0] and at_one["points"][1][:3] == [
+        2,
+        pytest.approx(2 / 3),
+        4.0,
+    ]
+    assert at_three["points"] == [
+        [5, pytest.approx(4 / 3 + 1), 70.0, 2.5], [6, pytest.approx(4 / 3 + 2), 72.0, 2.0],
+        [6, pytest.approx(4 / 3 + 2), 72.0, 2.0],
+    ]  # fmt: skip
+    assert found["rungs"] == [
+        {"budget": 1, "runs": 3, "losses": [3.0, 4.0, 5.0]}, {"budget": 3, "runs": 2, "losses": [2.0, 2.5]}
+    ]  # fmt: skip
+    assert found["promotions"] == [
+        {"config": 0, "points": [[0, 5.0], [1, 2.0]]}, {"config": 1, "points": [[0, 3.0], [1, 2.5]]}
+    ]  # fmt: skip
+    assert found["best"]["number"] == 5 and [row["number"] for row in found["table"]] == [5, 4, 1, 3, 0]
+    assert found["failures"] == [{"error": "ValueError: no", "runs": 1, "run": 2}]
+    assert found["told_at"] == {"budget": 1, "runs": 3}
+    (opt,) = [each for each in found["parameters"] if each["name"] == "opt"]
+    assert opt["marks"] == [[0.25, "sgd"], [0.75, "adam"]] and opt["prior"] == [1.0, 1.0]
+    assert [unit for _, unit in opt["suggested"]] == [0.75] * 6
+    momentum = next(each for each in found["parameters"] if each["name"] == "momentum")
+    assert momentum["suggested"] == [] and momentum["posterior"] is None
+    assert all(each["name"] != "kind" for each in found["parameters"])
+    assert [line["rank"] for line in found["coordinates"]["lines"]] == [0.0, 0.5, 1.0]
+    names = found["coordinates"]["parameters"]
+    assert found["coordinates"]["lines"][0]["units"][names.index("momentum")] is None
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("trials", [[], [ran(0, 0, 0, math.inf, 1)], [ran(0, 0, 0, 1.0, 1)]])
+def test_next_to_nothing_is_told_too(trials):
+    found = told(trials)
+    json.dumps(found, allow_nan=False)
+    assert found["finished"] == sum(not trial.error for trial in trials)
+
+
+def drawn(space, count, seed, loss):
+    """Return rows, configurations and losses of uniform draws."""
+    rows = space.rows(np.random.default_rng(seed).random((count, len(space))))
+    configs = [space.config(row) for row in rows]
+    return rows, configs, np.array([loss(config) for config in configs])
+
+
+def test_importances_agree_with_optunas():
+    space = Space({"x": Float(0, 1), "y": Float(1e-4, 1, log=True), "n": Float(0, 1), "k": Int(1, 8)})
+
+    def loss(config):
+        return 4 * (config["x"] - 0.3) ** 2 + 0.1 * abs(math.log10(config["y"]) + 2)
+
+    rows, configs, losses = drawn(space, 400, 1, loss)
+    ours = importances(space, rows, losses)
+    study = optuna.create_study()
+    distributions = {name: distribution_of(space[name]) for name in space.names}
+    study.add_trials(
+        optuna.trial.create_trial(params=config, distributions=distributions, value=float(value))
+        for config, value in zip(configs, losses, strict=True)
+    )
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    theirs = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    assert sum(ours.values()) == pytest.approx(1.0)
+    assert all(abs(ours[name] - theirs[name]) < 0.12 for name in space.names), (ours, theirs)
+    assert ours["x"] > ours["y"] > max(ours["n"], ours["k"])
+
+
+def test_what_does_not_vary_or_is_alone_has_no_importance():
+    space = Space({"x": Float(0, 1), "kind": Constant(3)})
+    rows, _, losses = drawn(space, 50, 0, lambda config: config["x"])
+    assert importances(space, rows, losses) == {"x": 1.0, "kind": 0.0}
+    assert importances(space, rows[:1], losses[:1]) == {"x": 0.0, "kind": 0.0}
+
+
+def test_much_is_thinned_and_says_so():
+    space = Space({f"p{index}": Float(0, 1) for index in range(15)})
+    rows, configs, losses = drawn(space, 3000, 0, lambda config: config["p3"])
+    trials = [ran(i, i, 0, float(losses[i]), 2 * i, config=configs[i], seconds=1.0) for i in range(len(rows))]
+    found = told(trials, space)
+    assert len(found["parameters"]) == 12 and found["parameters"][0]["name"] == "p3"
+    assert all(len(each["suggested"]) <= DOTS for each in found["parameters"]) and len(found["seconds"]) <= DOTS
+    lines = found["coordinates"]["lines"]
+    assert len(lines) == PATHS and lines[0]["loss"] == losses.min() and lines[-1]["loss"] == losses.max()
+    assert sum(line["loss"] <= sorted(losses)[99] for line in lines) == 100, "the hundred best are all there"
+    assert any("Of 3,000 finished runs" in note for note in found["notes"])
+    assert any("Of 15 parameters the 12" in note for note in found["notes"])
+
+
+@given(st.lists(st.integers()), st.integers(2, 30))
+@settings(max_examples=50)
+def test_thinned_keeps_order_and_ends(items, most):
+    found = thinned(items, most)
+    assert len(found) == min(len(items), most) and found[:1] == items[:1] and found[-1:] == items[-1:]
+    it = iter(items)
+    assert all(any(each == other for other in it) for each in found), "a subsequence"
