@@ -20,12 +20,15 @@ class Results:
     losses: (n,), the lower the better; infinity where a run failed.
     rungs: (n,) int, which budget of the ladder each run had.
     pending: (m, parameters), configurations that run now.
+    seconds: (n,), what each run took, NaN where it failed; workers: (n,) int, who ran it; None where not known.
     """
 
     rows: Array
     losses: Array
     rungs: NDArray[np.int64]
     pending: Array
+    seconds: Array | None = None
+    workers: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -44,24 +47,33 @@ class Growing:
         self._rows = np.empty((16, parameters))
         self._losses = np.empty(16)
         self._rungs = np.empty(16, dtype=np.int64)
+        self._seconds = np.empty(16)
+        self._workers = np.empty(16, dtype=np.int64)
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, row: Array, loss: float, rung: int) -> None:
-        """Add a finished run; a loss that is no finite number counts as a failure."""
+    def add(self, row: Array, loss: float, rung: int, seconds: float = np.nan, worker: int = 0) -> None:
+        """Add a finished run; a loss that is no finite number counts as a failure, whose time tells nothing."""
         if self._count == len(self._losses):
             self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
             self._losses = np.concatenate([self._losses, np.empty_like(self._losses)])
             self._rungs = np.concatenate([self._rungs, np.empty_like(self._rungs)])
+            self._seconds = np.concatenate([self._seconds, np.empty_like(self._seconds)])
+            self._workers = np.concatenate([self._workers, np.empty_like(self._workers)])
         self._rows[self._count] = row
         self._losses[self._count] = loss if np.isfinite(loss) else np.inf
         self._rungs[self._count] = rung
+        self._seconds[self._count] = seconds if np.isfinite(loss) else np.nan
+        self._workers[self._count] = worker
         self._count += 1
 
     def results(self, pending: Array | None = None) -> Results:
         """Return what there is, as views that later additions do not change."""
         n = self._count
         none = np.empty((0, self._rows.shape[1]))
-        return Results(self._rows[:n], self._losses[:n], self._rungs[:n], none if pending is None else pending)
+        return Results(
+            self._rows[:n], self._losses[:n], self._rungs[:n], none if pending is None else pending,
+            self._seconds[:n], self._workers[:n],
+        )  # fmt: skip

@@ -62,6 +62,7 @@ class Trial:
     values: dict[str, float]
     error: str
     finished: datetime | None
+    worker: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; infinity is null."""
@@ -141,6 +142,7 @@ class Store:
         """Store how a run ended."""
         states, identity = self._optuna.trial.TrialState, self._ids[number]
         attributes = {"seconds": outcome.seconds, "values": outcome.values, "error": outcome.error}
+        attributes |= {"worker": outcome.worker} if outcome.worker else {}
         self.storage.set_trial_user_attr(identity, "outcome", attributes)
         if outcome.details:
             self.storage.set_trial_user_attr(identity, "traceback", outcome.details)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -184,7 +183,7 @@ class Search:
         """What is under way, by the number of the run."""
         self.ended, self.failed = 0, 0
         """Runs that ended, and those of them that failed."""
-        self.began = time.monotonic()
+        self.began = executor.clock()
         self._restore()
 
     def run(self) -> Result:
@@ -231,7 +230,7 @@ class Search:
 
     def _ended(self) -> str | None:
         trials, runs, work = self.spent
-        return self.limits.reached(trials=trials, runs=runs, wall=time.monotonic() - self.began, work=work)
+        return self.limits.reached(trials=trials, runs=runs, wall=self.executor.clock() - self.began, work=work)
 
     def _pay(self, trial: Trial) -> None:
         """Count a run that begins; a lost one is counted once."""
@@ -306,8 +305,9 @@ class Search:
             outcome = Outcome(math.inf, outcome.seconds, error=f"{outcome.why}, {ATTEMPTS} times")
         self.store.end(number, outcome, trial.rung, full=trial.rung == len(self.budgets) - 1)
         ended = replace(
-            trial, loss=outcome.loss, seconds=outcome.seconds, values=outcome.values, error=outcome.error
-        )
+            trial, loss=outcome.loss, seconds=outcome.seconds, values=outcome.values, error=outcome.error,
+            worker=outcome.worker,
+        )  # fmt: skip
         self._take(ended)
         self.schedule.tell(job, trial.config_number, outcome.loss)
         self.listen("run", ended.to_json())
@@ -320,7 +320,8 @@ class Search:
         self.failed += bool(trial.error)
         self.ended += 1
         self.trials[trial.number] = trial
-        self.results.add(self.configs[trial.config_number][0], trial.loss, trial.rung)
+        row = self.configs[trial.config_number][0]
+        self.results.add(row, trial.loss, trial.rung, trial.seconds, trial.worker)
 
     def _restore(self) -> None:
         """Take in what the storage holds."""
