@@ -1,6 +1,6 @@
 """One run of a peer on a problem, in the peer's own environment: prints one JSON line with the regrets.
 
-python _search_peer.py PEER counting_ones N SEED CHECKS...   (numpy and the peer alone are imported)
+python _search_peer.py PEER PROBLEM SIZE SEED CHECKS...   (numpy and the peer alone are imported)
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from _oracles import BUDGETS, CountingOnes, Track
+from _oracles import BUDGETS, Choice, Track, problem
 
 
 def random(track: Track, seed: int) -> None:
     """Draw uniformly, on the full budget."""
     generator = np.random.default_rng([seed, 1])
-    categories, numbers = track.problem.names
     while not track.done:
-        config: dict[str, Any] = {name: int(generator.integers(2)) for name in categories}
-        track.evaluate(config | {name: float(generator.random()) for name in numbers}, BUDGETS[-1])
+        config: dict[str, Any] = {}
+        for name, each in track.problem.space.items():
+            if isinstance(each, Choice):
+                config[name] = each.values[int(generator.integers(len(each.values)))]
+            else:
+                config[name] = each.low + float(generator.random()) * (each.high - each.low)
+        track.evaluate(config, BUDGETS[-1])
 
 
 def space(track: Track, seed: int) -> Any:
@@ -34,11 +38,11 @@ def space(track: Track, seed: int) -> Any:
     import ConfigSpace
 
     found = ConfigSpace.ConfigurationSpace(seed=seed)
-    categories, numbers = track.problem.names
-    for name in categories:
-        found.add(ConfigSpace.CategoricalHyperparameter(name, [0, 1]))
-    for name in numbers:
-        found.add(ConfigSpace.UniformFloatHyperparameter(name, 0, 1))
+    for name, each in track.problem.space.items():
+        if isinstance(each, Choice):
+            found.add(ConfigSpace.CategoricalHyperparameter(name, list(each.values)))
+        else:
+            found.add(ConfigSpace.UniformFloatHyperparameter(name, each.low, each.high))
     return found
 
 
@@ -95,11 +99,14 @@ def optuna_tpe(track: Track, seed: int, *, halved: bool = False) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pruner = optuna.pruners.HyperbandPruner(BUDGETS[0], BUDGETS[-1], 3) if halved else optuna.pruners.NopPruner()
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
-    categories, numbers = track.problem.names
 
     def objective(trial: Any) -> float:
-        config: dict[str, Any] = {name: trial.suggest_categorical(name, [0, 1]) for name in categories}
-        config |= {name: trial.suggest_float(name, 0, 1) for name in numbers}
+        config = {
+            name: trial.suggest_categorical(name, list(each.values))
+            if isinstance(each, Choice)
+            else trial.suggest_float(name, each.low, each.high)
+            for name, each in track.problem.space.items()
+        }
         loss = math.inf
         for budget in BUDGETS if halved else BUDGETS[-1:]:
             loss = track.evaluate(config, budget)
@@ -128,8 +135,8 @@ def main() -> None:
     """Run one peer with one seed."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
-    peer, _, n, seed, *checks = sys.argv[1:]
-    track = Track(CountingOnes(int(n), int(seed)), [float(check) for check in checks], BUDGETS[-1])
+    peer, name, size, seed, *checks = sys.argv[1:]
+    track = Track(problem(name, size, int(seed)), [float(check) for check in checks], BUDGETS[-1])
     began = time.perf_counter()
     PEERS[peer](track, int(seed))
     seconds = time.perf_counter() - began

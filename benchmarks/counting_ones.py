@@ -8,9 +8,6 @@ full runs. Each peer runs in an environment of its own. Medians over seeds, with
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -21,9 +18,8 @@ import numpy as np
 
 from _arms import WORK, Arms
 from _common import RESULTS, Result, run, say
-from _oracles import BUDGETS, CountingOnes, Track
 from _peers import environment
-from paretune.search import Categorical, Float, Space, minimize
+from _searches import HALVED, REQUIREMENTS, ours, peer, summary
 
 CHECKS = (1, 4, 8, 16, 32, 64)
 BLOCK, SEEDS = 8, 32
@@ -32,46 +28,12 @@ FEWER = {"hpbandster": {4: 8, 16: 8, 32: 0}, "dehb": {32: 8}}
 """Seeds where a peer takes too long for more."""
 SIZES = (8, 4, 16, 32)
 OURS = {"bohb": {}, "bohb as published": {"variant": "paper"}}
-REQUIREMENTS = {
-    "dehb": ("dehb==0.1.2",),
-    "optuna_tpe": ("optuna==5.0.0", "scipy"),
-    "optuna_hyperband": ("optuna==5.0.0", "scipy"),
-    "random": ("numpy<2.4",),
-    "hpbandster": ("hpbandster==0.7.4", "numpy<2"),
-}
 GOAL, AT = 0.7, 64
 
 
 def checks_of(n: int) -> tuple[int, ...]:
     """Return the checkpoints of a size, in full runs."""
     return (*CHECKS, 128) if n >= 16 else CHECKS
-
-
-def ours(settings: dict[str, Any], n: int, seeds: Sequence[int], checks: Sequence[int]) -> list[dict[str, Any]]:
-    """Run paretune with every seed."""
-    found = []
-    for seed in seeds:
-        problem = CountingOnes(n, seed)
-        track = Track(problem, checks, BUDGETS[-1])
-        categories, numbers = problem.names
-        space = Space({name: Categorical([0, 1]) for name in categories} | {name: Float(0, 1) for name in numbers})
-        method = {"bohb": {"min": BUDGETS[0], "max": BUDGETS[-1], **settings}}
-        minimize(track.evaluate, space, method, budget={"runs": checks[-1] + 1}, seed=seed)
-        found.append({"regrets": track.regrets, "evaluations": track.evaluations})
-    return found
-
-
-def peer(name: str, python: Path, n: int, seeds: Sequence[int], checks: Sequence[int]) -> list[dict[str, Any]]:
-    """Run a peer with every seed, each in a process of its own."""
-    found = []
-    for seed in seeds:
-        script = Path(__file__).with_name("_search_peer.py")
-        command = [str(python), str(script), name, "counting_ones", str(n), str(seed), *map(str, checks)]
-        made = subprocess.run(
-            command, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
-        found.append(json.loads(made.stdout.strip().splitlines()[-1]))
-    return found
 
 
 def measure(quick: bool) -> Result:
@@ -103,23 +65,9 @@ def measure(quick: bool) -> Result:
 
 def _arm(name: str, n: int, seeds: Sequence[int], checks: Sequence[int], folder: Path) -> dict[str, Any]:
     if name in OURS:
-        return {"runs": ours(OURS[name], n, seeds, checks)}
-    return {"runs": peer(name, environment(name, REQUIREMENTS[name], torch=False), n, seeds, checks)}
-
-
-def summary(regrets: np.ndarray, checks: Sequence[int]) -> dict[str, Any]:
-    """Return the median at every checkpoint with its 95 % bootstrap interval over seeds."""
-    generator = np.random.default_rng(0)
-    drawn = np.median(regrets[generator.integers(len(regrets), size=(2000, len(regrets)))], axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    medians = np.median(regrets, axis=0)
-    return {
-        "seeds": len(regrets),
-        "checks": list(checks),
-        "medians": [round(float(value), 3) for value in medians],
-        "low": [round(float(value), 3) for value in low],
-        "high": [round(float(value), 3) for value in high],
-    }
+        return {"runs": ours("counting_ones", str(n), {"bohb": HALVED | OURS[name]}, seeds, checks)}
+    python = environment(name, REQUIREMENTS[name], torch=False)
+    return {"runs": peer(name, python, "counting_ones", str(n), seeds, checks)}
 
 
 def _result(table: dict[int, dict[str, Any]], quick: bool) -> Result:
