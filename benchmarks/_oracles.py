@@ -161,12 +161,13 @@ class Track:
     def evaluate(self, config: dict[str, Any], budget: float, cost: float | None = None) -> float:
         """Evaluate, pay, and note the incumbent; returns the loss."""
         loss = self.problem.loss(config, budget)
-        self.spent += budget if cost is None else cost
+        before, timed = self._regret, hasattr(self.problem, "cost")
+        self.spent += self.problem.cost(config, budget) if timed else budget if cost is None else cost
         self.evaluations += 1
         if budget > self._best[0] or (budget == self._best[0] and loss < self._best[1]):
             self._best, self._regret = (budget, loss), self.problem.regret(config)
         while len(self.regrets) < len(self.checks) and self.spent >= self.checks[len(self.regrets)] * self.full:
-            self.regrets.append(self._regret)
+            self.regrets.append(before if timed else self._regret)
         return float(loss)
 
     @property

@@ -14,6 +14,7 @@ the precision: exercise 3.12.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -21,7 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from paretune.search._density import codes
+from paretune.search._density import codes, columns
+from paretune.search._results import Results
+from paretune.search._schedule.ladder import Budget
+from paretune.search._space.space import Space
 
 Array = NDArray[np.float64]
 ENOUGH = 5
@@ -72,6 +76,10 @@ class Cost:
         variance = self.noise * (1 + 1 / self.runs + np.einsum("ij,jk,ik->i", off, self.spread, off))
         return logs + self.level + off @ self.weights, np.sqrt(variance)
 
+    def relative(self, rows: Array) -> Array:
+        """Return expected log seconds at rows (n, d), at the budget that runs had on average, (n,)."""
+        return self.predict(rows, float(np.exp(self.logs)))[0]
+
     def quantile(self, rows: Array, budget: Array | float, share: float = 0.9) -> Array:
         """Return the seconds that runs at rows (n, d) stay below with this probability, (n,)."""
         mean, std = self.predict(rows, budget)
@@ -89,6 +97,15 @@ class Cost:
     def slowest(self) -> int:
         """The worker whose factor is the largest."""
         return max(self.workers, key=lambda worker: self.speeds[worker])
+
+
+def cost_of(space: Space, results: Results, budgets: Sequence[Budget | None]) -> Cost | None:
+    """Return the model of a study's results; None where too few runs are known. budgets: the ladder."""
+    if results.seconds is None or results.workers is None:
+        return None
+    ladder = np.array([1.0 if budget is None else float(budget) for budget in budgets])
+    kinds = columns(space).categories
+    return fit(results.rows, ladder[results.rungs], results.seconds, results.workers, kinds)
 
 
 def fit(

@@ -62,10 +62,11 @@ def simulate(
     method: Method,
     budget: Spec,
     *,
+    storage: str | None = None,
     seed: int = 0,
     listen: Callable[[str, dict[str, Any]], None] = lambda kind, fields: None,
 ) -> Result:
     """Return what `minimize` would find, by the clock of an executor."""
     sampler = method_of(method)
-    store = Store(None, "study", plan_to_json(space, sampler, seed), resume=False)
+    store = Store(storage, "study", plan_to_json(space, sampler, seed), resume=False)
     return Search(executor, space, sampler, limits_of(budget), store, seed, None, listen).run()

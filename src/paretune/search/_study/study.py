@@ -19,9 +19,20 @@ from typing import Any, final
 import numpy as np
 
 from paretune.errors import RunError, check_whole
-from paretune.search._results import Growing
-from paretune.search._schedule.schedules import Job, Past
+from paretune.search._cost import cost_of
+from paretune.search._results import Array, Growing
+from paretune.search._schedule.schedules import Job, NothingFits, Past
 from paretune.search._space.space import Config, Space, key
+from paretune.search._study.deadline import (
+    OUTSIDE,
+    Choice,
+    Deadline,
+    Finals,
+    deadline_of,
+    left_of,
+    nothing_fits,
+    probable,
+)  # fmt: skip
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
 from paretune.search._study.executors import Job as Work
 from paretune.search._study.limits import Limits, Spec, limits_of, seconds
@@ -183,6 +194,9 @@ class Search:
         """What is under way, by the number of the run."""
         self.ended, self.failed = 0, 0
         """Runs that ended, and those of them that failed."""
+        self.finals = Finals(len(self.budgets) - 1)
+        self.since: dict[int, float] = {}
+        """When each run began."""
         self.began = executor.clock()
         self._restore()
 
@@ -220,11 +234,15 @@ class Search:
             ended = self._ended()
             if ended is not None and not (self.again and ended.startswith(("trials", "runs"))):
                 return ended  # what was lost is counted already, and done again
+            deadline = self._deadline()
             try:
-                trial, job = self._next()
+                trial, job = self._next(deadline)
             except Exhausted as error:
                 return str(error)
-            self.running[trial.number] = job
+            except NothingFits:
+                assert deadline is not None
+                return None if self.running else nothing_fits(deadline.left)
+            self.running[trial.number], self.since[trial.number] = job, self.executor.clock()
             self.executor.start(self._job(trial))
         return None
 
@@ -242,17 +260,58 @@ class Search:
         most = self.budgets[-1]
         return 1.0 if most is None or trial.budget is None else float(trial.budget) / float(most)
 
-    def _next(self) -> tuple[Trial, Job]:
+    def _deadline(self) -> Deadline | None:
+        """Return what fits into the time that is left; None where all does."""
+        if self.limits.wall is None and self.limits.work is None:
+            return None
+        cost = cost_of(self.space, self.results.results(), self.budgets)
+        if cost is None:
+            return None
+        now, running = self.executor.clock(), []
+        for number in self.running:
+            trial = self.trials[number]
+            running.append(
+                (probable(cost, self._row(trial.config_number), trial.budget), now - self.since[number])
+            )
+        idle = self.executor.slots - len(running) - 1
+        left = left_of(self.limits, wall=now - self.began, work=self.spent[2], running=running, idle=idle)
+        due = self.finals.due()
+        row = None if due is None else self._row(due)
+        return deadline_of(cost, self.budgets, left, row, whole=self.finals.whole)
+
+    def _row(self, number: int) -> Array:
+        row: Array = self.configs[number][0]
+        return row
+
+    def _choose(self, deadline: Deadline | None) -> tuple[Job, Suggestion | None]:
+        """Return the schedule's next job that fits, and its configuration if that is new and was chosen already.
+
+        Where nothing else leaves time for the full run that is due, that one.
+        """
+        fits = Choice(deadline, self._row, lambda turn: self._suggest(len(self.configs), turn))
+        due = self.finals.due()
+        while True:
+            try:
+                job = self.schedule.next(fits)
+            except NothingFits:
+                if deadline is None or due is None or not deadline.final:
+                    raise
+                return Job(self.finals.top, OUTSIDE, due), None
+            if not self.finals.stand_for(job, self.schedule):
+                return job, fits.chosen if job.config is None else None
+
+    def _next(self, deadline: Deadline | None) -> tuple[Trial, Job]:
         """Store that the next run begins, and return it."""
-        if self.again:
-            lost = self.again.pop(0)
+        lost = self.again[0] if self.again else None
+        if lost and (deadline is None or deadline.fits(self._row(lost.config_number), lost.rung)):
+            self.again.remove(lost)
             job = Job(lost.rung, lost.bracket)
             trial = replace(lost, attempt=lost.attempt + 1, loss=None, error="", finished=None)
         else:
-            job = self.schedule.next()
+            job, offer = self._choose(deadline)
             number = len(self.configs) if job.config is None else job.config
             if job.config is None:
-                suggestion = self._suggest(number)
+                suggestion = self._suggest(number) if offer is None else offer
                 row = self.space.row(suggestion.config)  # as it is read again after a crash
                 self.configs.append((row, suggestion.config, suggestion.origin, len(self.results)))
                 self.known.add(key(suggestion.config))
@@ -264,14 +323,15 @@ class Search:
             )  # fmt: skip
         trial = replace(trial, number=self.store.begin(trial, self.space))
         self._pay(trial)
+        self.finals.begin(trial.config_number, trial.rung, job.bracket)
         self.trials[trial.number] = trial
         return trial, job
 
-    def _suggest(self, number: int) -> Suggestion:
-        """Return a configuration that was not tried before; `Exhausted` where all were."""
+    def _suggest(self, number: int, turn: int = 0) -> Suggestion:
+        """Return a configuration that was not tried before; `Exhausted` where all were. turn: another one."""
         pending = [self.configs[self.trials[number].config_number][0] for number in self.running]
         results = self.results.results(np.array(pending).reshape(-1, len(self.space)))
-        for attempt in range(TRIES):
+        for attempt in range(turn * TRIES, (turn + 1) * TRIES):
             generator = np.random.default_rng([self.seed, number, attempt])
             suggestion = self.sampler.suggest(self.space, results, generator, number)
             if key(suggestion.config) not in self.known:
@@ -309,7 +369,9 @@ class Search:
             worker=outcome.worker,
         )  # fmt: skip
         self._take(ended)
-        self.schedule.tell(job, trial.config_number, outcome.loss)
+        twin = self.finals.twins.pop(trial.config_number, None) if job.bracket == OUTSIDE else job
+        if twin is not None:
+            self.schedule.tell(twin, trial.config_number, outcome.loss)
         self.listen("run", ended.to_json())
 
     def _take(self, trial: Trial) -> None:
@@ -322,6 +384,7 @@ class Search:
         self.trials[trial.number] = trial
         row = self.configs[trial.config_number][0]
         self.results.add(row, trial.loss, trial.rung, trial.seconds, trial.worker)
+        self.finals.end(trial.config_number, trial.rung, trial.bracket, trial.loss)
 
     def _restore(self) -> None:
         """Take in what the storage holds."""
@@ -344,8 +407,12 @@ class Search:
                 else:
                     self.again.append(trial)
         self.schedule.restore(
-            Past(trial.config_number, trial.rung, trial.bracket, trial.loss) for trial in last.values()
+            Past(trial.config_number, trial.rung, trial.bracket, trial.loss)
+            for trial in last.values()
+            if trial.bracket != OUTSIDE
         )
+        for trial in last.values():
+            self.finals.begin(trial.config_number, trial.rung, trial.bracket)
         finished = [trial for trial in last.values() if trial.loss is not None]
         for trial in sorted(finished, key=lambda trial: (trial.finished is None, trial.finished, trial.number)):
             self._take(trial)
