@@ -18,8 +18,8 @@ from typing import Any, final
 
 import numpy as np
 
-from paretune.errors import RunError, check_whole
-from paretune.search._cost import cost_of
+from paretune.errors import InputError, RunError, check_whole
+from paretune.search._cost import ENOUGH, cost_of
 from paretune.search._results import Array, Growing
 from paretune.search._schedule.schedules import Job, NothingFits, Past
 from paretune.search._space.space import Config, Space, key
@@ -39,6 +39,7 @@ from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
 from paretune.search._study.plain import space_from_json, space_to_json
+from paretune.search._study.plan import Marks, plan, rest, seconds_of, too_small
 from paretune.search._study.storage import LOST, Store, Trial, best_of, plan_of
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
 from paretune.search.samplers._grid import Grid
@@ -103,7 +104,7 @@ def minimize(
     workers: above 1, runs happen in so many processes of their own; the objective must then be defined at the
         top of a module. timeout: of a run, "10min"; one that takes longer is killed and counts as failed.
         memory: bytes that a worker may have. Both put runs into a process of their own with one worker, too.
-    listen: told what happens, as ("run", {...}).
+    listen: told what happens, as ("run", {...}); ("plan", {...}) is what `expected_runs` returns of what is left.
 
     A run that raises, or returns no finite number, counts as the worst result. Where the first 5 runs, or more
     than half of all, fail, the study stops with the commonest reason.
@@ -195,6 +196,7 @@ class Search:
         self.ended, self.failed = 0, 0
         """Runs that ended, and those of them that failed."""
         self.finals = Finals(len(self.budgets) - 1)
+        self.marks = Marks()
         self.since: dict[int, float] = {}
         """When each run began."""
         self.began = executor.clock()
@@ -207,6 +209,7 @@ class Search:
         again when the study goes on.
         """
         ended: str | None = None
+        self._check()
         try:
             while True:
                 try:
@@ -243,8 +246,30 @@ class Search:
                 assert deadline is not None
                 return None if self.running else nothing_fits(deadline.left)
             self.running[trial.number], self.since[trial.number] = job, self.executor.clock()
+            self._plan(job)
             self.executor.start(self._job(trial))
         return None
+
+    def _plan(self, job: Job) -> None:
+        """Tell what still fits, where it is time to."""
+        if self.listen is _ignore or not self.marks.due(
+            job, len(self.configs), self.ended - self.failed >= ENOUGH
+        ):
+            return
+        trials, runs, work = self.spent
+        left = rest(self.limits, trials=trials, runs=runs, wall=self.executor.clock() - self.began, work=work)
+        results = self.results.results()
+        seconds = seconds_of(cost_of(self.space, results, self.budgets), results.rows, self.budgets)
+        told = plan(self.sampler, left, self.executor.slots, seconds)
+        self.listen("plan", told | {"bracket": job.bracket, "finished": self.ended})
+
+    def _check(self) -> None:
+        """Raise an InputError where the limits are smaller than one run, as far as that is known."""
+        results = self.results.results()
+        seconds = seconds_of(cost_of(self.space, results, self.budgets), results.rows, self.budgets)
+        problem = too_small(replace(self.limits, work=None), self.budgets, seconds)
+        if problem and self._ended() is None:
+            raise InputError(problem)
 
     def _ended(self) -> str | None:
         trials, runs, work = self.spent
