@@ -141,7 +141,8 @@ class Hartmann6:
 
 
 def problem(name: str, size: str, seed: int) -> Any:
-    """Return a problem by its name: counting_ones of a size ("8" is 8+8), hartmann6 of a quality, lcbench of a task."""
+    """Return a problem by its name: counting_ones of a size ("8" is 8+8), hartmann6 of a quality, lcbench of one
+    of its tasks."""
     if name == "lcbench":
         from _lcbench import LcBench
 
