@@ -29,7 +29,11 @@ from paretune.search._study.simulated import Simulated, simulate
 
 CHECKS, SEEDS, FLOOR, MOST = (1, 4, 8, 16, 32, 64), 4, 0.02, 100.0
 BUDGETS = {"min": 2, "max": 52}
-OURS = {"bohb": {}, "bohb by cost": {"cost": True}, "bohb as published": {"variant": "paper"}}
+OURS: dict[str, dict[str, Any]] = {
+    "bohb": {},
+    "bohb by cost": {"cost": True},
+    "bohb as published": {"variant": "paper"},
+}
 ORACLE = "onnxruntime==1.23.2"
 """In the peers' environments: the last one that NumPy 1 has, too."""
 GOAL, BY_COST = 0.8, 0.85

@@ -137,11 +137,14 @@ def test_a_study_that_goes_on_runs_nothing_twice(tmp_path):
     assert outside, "the case did arise"
 
 
-def test_a_slow_worker_counts_as_slow():
+def test_a_slow_worker_counts_as_slow(tmp_path):
     executor = Simulated(lambda config, budget: (config["x"], 1.0), 2, speeds=(1.0, 4.0))
-    result = simulate(executor, SPACE, "random", {"wall": 31})
+    url = f"sqlite:///{tmp_path}/study.db"
+    result = simulate(executor, SPACE, "random", {"wall": 31}, storage=url)
     assert {trial.worker for trial in result.trials} == {0, 1}
     assert executor.clock() <= 31.01 and result.ended.startswith("nothing more fits")
+    again = simulate(executor, SPACE, "random", {"trials": 1}, storage=url)
+    assert [trial.worker for trial in again.trials] == [trial.worker for trial in result.trials], "as stored"
 
 
 def test_a_run_that_hangs_on_does_not_hold_the_others():
