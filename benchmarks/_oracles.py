@@ -147,7 +147,12 @@ class Hartmann6:
 
 
 def problem(name: str, size: str, seed: int) -> Any:
-    """Return a problem by its name: counting_ones of a size ("8" is 8+8), hartmann6 of a quality."""
+    """Return a problem by its name: counting_ones of a size ("8" is 8+8), hartmann6 of a quality, lcbench of one
+    of its tasks."""
+    if name == "lcbench":
+        from _lcbench import LcBench
+
+        return LcBench(size)
     return CountingOnes(int(size), seed) if name == "counting_ones" else Hartmann6(size, seed)
 
 
@@ -167,15 +172,29 @@ class Track:
     def evaluate(self, config: dict[str, Any], budget: float, cost: float | None = None) -> float:
         """Evaluate, pay, and note the incumbent; returns the loss."""
         loss = self.problem.loss(config, budget)
+        before, timed = self._regret, hasattr(self.problem, "cost")
+        if timed:  # a run may go far beyond a checkpoint: what it finds counts after its end
+            cost = self.problem.cost(config, budget)
         self.spent += budget if cost is None else cost
         self.evaluations += 1
         if budget > self._best[0] or (budget == self._best[0] and loss < self._best[1]):
             self._best, self._regret = (budget, loss), self.problem.regret(config)
         while len(self.regrets) < len(self.checks) and self.spent >= self.checks[len(self.regrets)] * self.full:
-            self.regrets.append(self._regret)
+            self.regrets.append(before if timed else self._regret)
         return float(loss)
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """The ladder of the problem."""
+        return tuple(getattr(self.problem, "budgets", BUDGETS))
 
     @property
     def done(self) -> bool:
         """Whether the last checkpoint is reached."""
         return len(self.regrets) == len(self.checks)
+
+
+def track_of(name: str, size: str, seed: int, checks: Sequence[float]) -> Track:
+    """Return the track of a problem, in its own full runs."""
+    made = problem(name, size, seed)
+    return Track(made, checks, getattr(made, "full", BUDGETS[-1]))

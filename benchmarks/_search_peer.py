@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from _oracles import BUDGETS, Choice, Track, problem
+from _oracles import Choice, Track, track_of
 
 
 def random(track: Track, seed: int) -> None:
@@ -30,7 +30,7 @@ def random(track: Track, seed: int) -> None:
                 config[name] = each.values[int(generator.integers(len(each.values)))]
             else:
                 config[name] = each.low + float(generator.random()) * (each.high - each.low)
-        track.evaluate(config, BUDGETS[-1])
+        track.evaluate(config, track.budgets[-1])
 
 
 def space(track: Track, seed: int) -> Any:
@@ -54,14 +54,14 @@ def hpbandster(track: Track, seed: int) -> None:
         exception = None
 
     np.random.seed(seed)
-    sampler, number, rungs = BOHB(space(track, seed)), 0, len(BUDGETS)
+    sampler, number, rungs = BOHB(space(track, seed)), 0, len(track.budgets)
     while not track.done:
         stop = rungs - 1 - number % rungs
         number += 1
         first = rungs // (stop + 1) * 3**stop
         kept: list[Any] = []
         for step in range(stop + 1):
-            budget, count = BUDGETS[rungs - 1 - stop + step], max(1, first // 3**step)
+            budget, count = track.budgets[rungs - 1 - stop + step], max(1, first // 3**step)
             losses = []
             for index in range(count):
                 if step == 0:
@@ -82,12 +82,12 @@ def dehb(track: Track, seed: int) -> None:
     import dehb as package
 
     search = package.DEHB(
-        f=None, cs=space(track, seed), min_fidelity=BUDGETS[0], max_fidelity=BUDGETS[-1], eta=3, n_workers=1,
-        seed=seed, output_path=tempfile.mkdtemp(), log_level="ERROR",
+        f=None, cs=space(track, seed), min_fidelity=track.budgets[0], max_fidelity=track.budgets[-1], eta=3,
+        n_workers=1, seed=seed, output_path=tempfile.mkdtemp(), log_level="ERROR",
     )  # fmt: skip
     while not track.done:
         job = search.ask()
-        budget = min(BUDGETS, key=lambda known: abs(known - job["fidelity"]))
+        budget = min(track.budgets, key=lambda known: abs(known - job["fidelity"]))
         loss = track.evaluate(dict(job["config"]), budget)
         search.tell(job, {"fitness": loss, "cost": budget})
 
@@ -97,7 +97,8 @@ def optuna_tpe(track: Track, seed: int, *, halved: bool = False) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    pruner = optuna.pruners.HyperbandPruner(BUDGETS[0], BUDGETS[-1], 3) if halved else optuna.pruners.NopPruner()
+    ends = track.budgets[0], track.budgets[-1]
+    pruner = optuna.pruners.HyperbandPruner(*ends, 3) if halved else optuna.pruners.NopPruner()
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
 
     def objective(trial: Any) -> float:
@@ -108,7 +109,7 @@ def optuna_tpe(track: Track, seed: int, *, halved: bool = False) -> None:
             for name, each in track.problem.space.items()
         }
         loss = math.inf
-        for budget in BUDGETS if halved else BUDGETS[-1:]:
+        for budget in track.budgets if halved else track.budgets[-1:]:
             loss = track.evaluate(config, budget)
             if track.done:
                 study.stop()
@@ -136,7 +137,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
     peer, name, size, seed, *checks = sys.argv[1:]
-    track = Track(problem(name, size, int(seed)), [float(check) for check in checks], BUDGETS[-1])
+    track = track_of(name, size, int(seed), [float(check) for check in checks])
     began = time.perf_counter()
     PEERS[peer](track, int(seed))
     seconds = time.perf_counter() - began

@@ -42,7 +42,11 @@ def measure(quick: bool) -> Result:
             count = 2 if quick else FEWER.get(name, SEEDS)
             for start in range(0, count, BLOCK):
                 seeds = list(range(start, min(start + BLOCK, count)))
-                settings = {"quality": "any" if name in ALONE else quality, "seeds": seeds, "checks": checks}
+                settings: dict[str, Any] = {
+                    "quality": "any" if name in ALONE else quality,
+                    "seeds": seeds,
+                    "checks": checks,
+                }
                 settings["how"] = REQUIREMENTS.get(name)
                 row = arms.finish(
                     f"{settings['quality']}-{name}-{start:02}",

@@ -183,3 +183,23 @@ def test_a_long_history_costs_no_more():
     assert len({tuple(row) for row in bad} & {tuple(row) for row in results.rows[900:]}) == 512
     good, bad, _ = PAPER.model(results, np.random.default_rng(0))
     assert (len(good), len(bad)) == (900, 5100)
+
+
+def test_with_cost_it_draws_where_runs_are_fast():
+    """The loss is of x alone, the time of y alone: with cost y is low, without it is as it comes; x is as good."""
+    rows = np.random.default_rng(0).random((60, 2))
+    seconds = np.exp(2 * rows[:, 1])
+    results = Results(
+        rows, np.abs(rows[:, 0] - 0.3), np.zeros(60, np.int64), rows[:0], seconds, np.zeros(60, np.int64)
+    )
+    drawn = {}
+    for cost in (False, True):
+        generator = np.random.default_rng(1)
+        sampler = Bohb(random=0.0, cost=cost)
+        drawn[cost] = np.array([sampler.suggest(PLAIN, results, generator, 0).row for _ in range(100)])
+    assert drawn[True][:, 1].mean() < drawn[False][:, 1].mean() - 0.15
+    for each in drawn.values():
+        assert np.median(np.abs(each[:, 0] - 0.3)) < 0.12
+    few = results_of(PLAIN, list(np.arange(30.0)))
+    blind, aware = (Bohb(cost=c).suggest(PLAIN, few, np.random.default_rng(3), 0).config for c in (False, True))
+    assert blind == aware, "without times there is no cost"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune.search._schedule.ladder import brackets
-from paretune.search._schedule.schedules import Flat, Halving, Hyperband, Job, Past
+from paretune.search._schedule.schedules import Flat, Halving, Hyperband, Job, NothingFits, Past
 
 
 class Driver:
@@ -189,3 +189,31 @@ def test_no_job_is_lost(make):
         driver.end(0, np.random.default_rng(len(driver.done)).random())
     counted = [(config, job.rung) for job, config, _ in driver.done]
     assert len(set(counted)) == len(counted)
+
+
+@settings(deadline=None, max_examples=60)
+@given(events(), st.sampled_from(["hyperband", "halving"]), st.integers(0, 2))
+def test_what_does_not_fit_is_left_for_what_does(given_events, kind, most):
+    """Rungs up to `most` fit: nothing above is handed out, there always is something, and later it goes on."""
+    make = {"hyperband": lambda: Hyperband(3, 3), "halving": lambda: Halving(3, 3)}[kind]
+    driver = run(make, given_events)
+    before = [driver.schedule.next(lambda rung, config: rung <= most) for _ in range(8)]
+    assert all(job.rung <= most for job in before)
+    assert len({(job.rung, job.config) for job in before if job.config is not None}) == sum(
+        job.config is not None for job in before
+    ), "no promotion twice"
+    with pytest.raises(NothingFits):
+        driver.schedule.next(lambda rung, config: False)
+
+
+def test_the_nearest_bracket_that_fits_is_opened_and_the_others_later_by_hand():
+    """Of three brackets that begin at rungs 0, 1, 2, with the first full and nothing above rung 0 fitting."""
+    schedule = Hyperband(3, 3)
+    assert [schedule.next().bracket for _ in range(9)] == [0] * 9
+    low = schedule.next(lambda rung, config: rung == 0)
+    assert (low.rung, low.bracket) == (0, 3)
+    assert (schedule.next().bracket, schedule.next().bracket) == (1, 1), "what was passed over comes first"
+    flat = Flat()
+    assert flat.next() == Job(0, 0)
+    with pytest.raises(NothingFits):
+        flat.next(lambda rung, config: False)

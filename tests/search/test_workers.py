@@ -44,7 +44,8 @@ def test_several_workers_share_the_runs_and_the_budget(objectives):
         listen=lambda kind, fields: heard.append((kind, fields)),
     )
     assert len(result.trials) == 24 and not any(trial.error for trial in result.trials)
-    assert len({trial.values["process"] for trial in result.trials}) == 2
+    by_process = {(trial.worker, trial.values["process"]) for trial in result.trials}
+    assert {worker for worker, _ in by_process} == {0, 1} and len(by_process) == 2, "each has a number of its own"
     assert os.getpid() not in {trial.values["process"] for trial in result.trials}
     reports = {fields["run"]: fields["loss"] for kind, fields in heard if kind == "report"}
     assert reports == {trial.number: trial.config["x"] for trial in result.trials}

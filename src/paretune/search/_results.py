@@ -25,12 +25,15 @@ class Results:
     pending: (m, parameters), configurations that run now.
     values: (n, objectives), the lower the better, and violations: (n,), for samplers that can do more with them
         than with ranks; None where the loss alone counts.
+    seconds: (n,), what each run took, NaN where it failed; workers: (n,) int, who ran it; None where not known.
     """
 
     rows: Array
     losses: Array
     rungs: NDArray[np.int64]
     pending: Array
+    seconds: Array | None = None
+    workers: NDArray[np.int64] | None = None
     values: Array | None = None
     violations: Array | None = None
 
@@ -51,6 +54,8 @@ class Growing:
         self._rows = np.empty((16, parameters))
         self._losses = np.empty(16)
         self._rungs = np.empty(16, dtype=np.int64)
+        self._seconds = np.empty(16)
+        self._workers = np.empty(16, dtype=np.int64)
         self._count = 0
         self._points: list[Point] = []
         """Scores of all runs, where losses alone do not rank them."""
@@ -60,12 +65,14 @@ class Growing:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, row: Array, loss: Score, rung: int) -> None:
-        """Add a finished run; a score that is not finite counts as a failure."""
+    def add(self, row: Array, loss: Score, rung: int, seconds: float = np.nan, worker: int = 0) -> None:
+        """Add a finished run; a score that is not finite counts as a failure, whose time tells nothing."""
         if self._count == len(self._losses):
             self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
             self._losses = np.concatenate([self._losses, np.empty_like(self._losses)])
             self._rungs = np.concatenate([self._rungs, np.empty_like(self._rungs)])
+            self._seconds = np.concatenate([self._seconds, np.empty_like(self._seconds)])
+            self._workers = np.concatenate([self._workers, np.empty_like(self._workers)])
         self._rows[self._count] = row
         if isinstance(loss, Point):
             self._points.append(loss)
@@ -73,18 +80,20 @@ class Growing:
             loss = 0.0 if succeeded(loss) else np.inf
         self._losses[self._count] = loss if np.isfinite(loss) else np.inf
         self._rungs[self._count] = rung
+        self._seconds[self._count] = seconds if np.isfinite(loss) else np.nan
+        self._workers[self._count] = worker
         self._count += 1
 
     def results(self, pending: Array | None = None) -> Results:
         """Return what there is, as views that later additions do not change."""
         n = self._count
         waiting = np.empty((0, self._rows.shape[1])) if pending is None else pending
+        rows, rungs, times = self._rows[:n], self._rungs[:n], (self._seconds[:n], self._workers[:n])
         if not self._points:
-            return Results(self._rows[:n], self._losses[:n], self._rungs[:n], waiting)
+            return Results(rows, self._losses[:n], rungs, waiting, *times)
         values, violations = arrays(self._points)
         losses = self._losses[:n].copy()  # ranks change, and views must not
         for rung in self._stale:
-            chosen = self._rungs[:n] == rung
-            losses[chosen] = order(values[chosen], violations[chosen])
+            losses[rungs == rung] = order(values[rungs == rung], violations[rungs == rung])
         self._losses[:n], self._stale = losses, set()
-        return Results(self._rows[:n], losses, self._rungs[:n], waiting, values, violations)
+        return Results(rows, losses, rungs, waiting, *times, values, violations)

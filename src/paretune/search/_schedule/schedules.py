@@ -17,7 +17,7 @@ arXiv:2201.06834, section 4.3.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -50,12 +50,28 @@ class Past:
     loss: Score | None
 
 
+Fits = Callable[[int, int | None], bool]
+"""(rung, configuration, None for a new one) -> whether there is time for it."""
+
+
+class NothingFits(Exception):
+    """There is no time for any job."""
+
+
+def always(rung: int, config: int | None) -> bool:
+    """There is time for everything."""
+    return True
+
+
 class Schedule(ABC):
     """Hands out jobs, and is told how they ended."""
 
     @abstractmethod
-    def next(self) -> Job:
-        """Return the next job, which is under way from then on; there always is one."""
+    def next(self, fits: Fits = always) -> Job:
+        """Return the next job that fits, which is under way from then on; `NothingFits` where none does.
+
+        Where all fit there always is one.
+        """
 
     @abstractmethod
     def tell(self, job: Job, config: int, loss: Score) -> None:
@@ -70,8 +86,10 @@ class Schedule(ABC):
 class Flat(Schedule):
     """One budget: every job is a new configuration."""
 
-    def next(self) -> Job:
+    def next(self, fits: Fits = always) -> Job:
         """Return a new configuration's job."""
+        if not fits(0, None):
+            raise NothingFits
         return Job(0, 0)
 
     def tell(self, job: Job, config: int, loss: Score) -> None:
@@ -92,12 +110,18 @@ class _Open:
     """Jobs of this step that were handed out."""
     promoted: list[int] = field(default_factory=list)
     """Configurations of this step, from the second step on, the best first."""
+    begun: set[int] = field(default_factory=set)
+    """Those of them that were handed out."""
     results: list[tuple[Score, int]] = field(default_factory=list)
     """Score and configuration of this step's finished runs."""
 
     @property
     def size(self) -> int:
         return len(self.promoted) if self.step else self.bracket.sizes[0]
+
+    @property
+    def due(self) -> int | None:
+        return next((each for each in self.promoted if each not in self.begun), None)
 
     @property
     def done(self) -> bool:
@@ -111,7 +135,7 @@ class _Open:
         if not self.done:
             best = ranked(self.results)  # of equal ones the older goes on
             self.promoted = [number for _, number in best[: self.bracket.sizes[self.step]]]
-        self.started, self.results = 0, []
+        self.started, self.begun, self.results = 0, set(), []
 
 
 @final
@@ -122,12 +146,15 @@ class Hyperband(Schedule):
         self.plan = brackets(rungs, eta)
         self._open: list[_Open] = []
 
-    def next(self) -> Job:
-        """Return the next job of the oldest bracket that has one, or of a new bracket."""
+    def next(self, fits: Fits = always) -> Job:
+        """Return the next job of the oldest bracket that has one, or of a new bracket, one that fits."""
         for number, each in enumerate(self._open):
-            if not each.done and each.started < each.size:
+            if not each.done and each.started < each.size and fits(each.bracket.rungs[each.step], each.due):
                 return self._start(number, each)
-        return self._start(len(self._open), self._at(len(self._open)))
+        for number in range(len(self._open), len(self._open) + len(self.plan)):
+            if fits(self.plan[number % len(self.plan)].rungs[0], None):
+                return self._start(number, self._at(number))
+        raise NothingFits
 
     def tell(self, job: Job, config: int, loss: Score) -> None:
         """Note a result; the last of a rung promotes its best."""
@@ -138,6 +165,7 @@ class Hyperband(Schedule):
         for run in sorted(past, key=lambda run: (run.bracket, run.rung, run.config)):
             each = self._at(run.bracket)
             each.started += 1
+            each.begun.add(run.config)
             if run.loss is not None:
                 self.tell(Job(run.rung, run.bracket), run.config, run.loss)
 
@@ -147,8 +175,9 @@ class Hyperband(Schedule):
         return self._open[number]
 
     def _start(self, number: int, each: _Open) -> Job:
-        config = each.promoted[each.started] if each.step else None
+        config = each.due
         each.started += 1
+        each.begun |= {config} if config is not None else set()
         return Job(each.bracket.rungs[each.step], number, config)
 
 
@@ -172,16 +201,18 @@ class Halving(Schedule):
         """Configurations promoted out of each rung."""
         self._started = [0] * len(self.plan)
 
-    def next(self) -> Job:
-        """Return a promotion, from the highest rung down, or a new configuration."""
+    def next(self, fits: Fits = always) -> Job:
+        """Return a promotion, from the highest rung down, or a new configuration, one that fits."""
         for rung in reversed(range(len(self._results) - 1)):
-            if (config := self._due(rung)) is not None:
+            if (config := self._due(rung, fits)) is not None:
                 self._gone[rung].add(config)
                 return Job(rung + 1, 0, config)
         shares = [count / bracket.sizes[0] for count, bracket in zip(self._started, self.plan, strict=True)]
-        number = int(np.argmin(shares))
-        self._started[number] += 1
-        return Job(self.plan[number].rungs[0], number)
+        for number in map(int, np.argsort(shares, kind="stable")):
+            if fits(self.plan[number].rungs[0], None):
+                self._started[number] += 1
+                return Job(self.plan[number].rungs[0], number)
+        raise NothingFits
 
     def tell(self, job: Job, config: int, loss: Score) -> None:
         """Note that a run ended."""
@@ -199,11 +230,11 @@ class Halving(Schedule):
             if run.loss is not None:
                 self.tell(Job(run.rung, run.bracket), run.config, run.loss)
 
-    def _due(self, rung: int) -> int | None:
+    def _due(self, rung: int, fits: Fits) -> int | None:
         top = len(self._results[rung]) // self.eta
         if len(self._gone[rung]) >= top:
             return None
         for loss, config in ranked(self._results[rung])[:top]:
-            if config not in self._gone[rung] and succeeded(loss):
+            if config not in self._gone[rung] and succeeded(loss) and fits(rung + 1, config):
                 return config
         return None

@@ -60,6 +60,11 @@ class Events:
         return {"traceback": traceback or error}
 
     @property
+    def heard(self) -> bool:
+        """Whether anybody listens: what takes long to work out is told to nobody else."""
+        return self._listen is not None
+
+    @property
     def told(self) -> tuple[Event, ...]:
         """What was told so far, in its order."""
         return tuple(self._told)

@@ -14,7 +14,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, final
@@ -58,6 +58,10 @@ class Executor(ABC):
     slots: int
     """Runs at the same time."""
 
+    def clock(self) -> float:
+        """Return the time in seconds, from any origin, by which limits of wall time go."""
+        return time.monotonic()
+
     @abstractmethod
     def start(self, job: Job) -> None:
         """Begin a run; there is a free slot."""
@@ -100,6 +104,7 @@ class InProcess(Executor):
 
 @dataclass
 class _Worker:
+    number: int
     process: Any
     connection: Connection
     job: Job | None = None
@@ -195,7 +200,8 @@ class Processes(Executor):
         process = self._context.Process(target=_serve, args=(theirs, self._objective, self._memory), daemon=True)
         process.start()
         theirs.close()
-        self._workers.append(_Worker(process, ours))
+        number = min(set(range(self.slots)) - {worker.number for worker in self._workers})  # a dead one's, too
+        self._workers.append(_Worker(number, process, ours))
         return self._workers[-1]
 
     def _look(self, worker: _Worker, ready: list[Any]) -> tuple[int, Outcome | Lost] | None:
@@ -213,7 +219,7 @@ class Processes(Executor):
                     self._compare(content)
                     continue
                 worker.job = None
-                return number, content
+                return number, replace(content, worker=worker.number)
         except (EOFError, OSError):
             pass  # it died; its sentinel says so
         if not worker.process.is_alive():

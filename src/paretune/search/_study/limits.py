@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import date, datetime
 from typing import Any, final
 
 from paretune.errors import InputError, is_number, nearest
@@ -44,6 +45,8 @@ class Limits:
 def limits_of(spec: Spec) -> Limits:
     """Return what a user wrote: 100 (runs), "30min" (wall time), or {"wall": "2h", "trials": 500}.
 
+    {"until": "2026-12-01 08:00"} is a limit of wall time, too: what is left until then, of this computer's clock.
+
     >>> limits_of("30min").wall, limits_of(100).trials, limits_of({"runs": 20, "work": "1h"}).work
     (1800.0, 100, 3600.0)
     """
@@ -57,7 +60,7 @@ def limits_of(spec: Spec) -> Limits:
         raise InputError(
             f"budget={spec!r} must be a number of runs, a time as '30min', or {{wall: 30min, trials: 200}}"
         )
-    names = [field.name for field in fields(Limits)]
+    names = [*(field.name for field in fields(Limits)), "until"]
     found: dict[str, Any] = {}
     for name, value in spec.items():
         if name not in names:
@@ -69,9 +72,25 @@ def limits_of(spec: Spec) -> Limits:
             if not is_number(value) or not 0 < value < math.inf:
                 raise InputError(f"{where}={value!r} must be a number above 0: so many full runs")
             found[name] = float(value)
+        elif name == "until":
+            found["wall"] = min(found.get("wall", math.inf), _until(value, where))
         else:
-            found[name] = seconds(value, where)
+            found[name] = min(found.get(name, math.inf), seconds(value, where))
     return Limits(**found)
+
+
+def _until(value: Any, where: str) -> float:
+    """Return the seconds until a date and time; YAML reads one without quotes as such."""
+    try:
+        found = datetime.fromisoformat(str(value)) if isinstance(value, str | date) else None
+    except ValueError:
+        found = None
+    if found is None:
+        raise InputError(f"{where}={value!r} must be a date and time as '2026-12-01 08:00'")
+    now = datetime.now(found.tzinfo)
+    if found <= now:
+        raise InputError(f"{where}='{value}' is in the past (it is {now:%Y-%m-%d %H:%M} now); give a later time")
+    return (found - now).total_seconds()
 
 
 def seconds(value: Any, where: str) -> float:

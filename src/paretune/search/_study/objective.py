@@ -48,6 +48,8 @@ class Outcome:
     """Why it failed, in one line."""
     details: str = ""
     """The traceback."""
+    worker: int = 0
+    """Which worker ran it, counted from 0; this process is 0."""
 
 
 def arity(objective: Objective) -> int:

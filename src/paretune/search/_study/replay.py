@@ -103,7 +103,7 @@ def replayed(trials: Sequence[Trial], plan: Mapping[str, Any], sampler: Sampler)
             study.trials |= {each.number: each for each in pending}
             study.running = {each.number: Job(each.rung, each.bracket) for each in pending}
             try:
-                again = study._suggest(trial.config_number).config
+                again = study._suggest(trial.config_number, trial.turn).config
             except Exhausted as error:
                 why = str(error)
         if again is None or key(again) != key(trial.config):

@@ -42,6 +42,8 @@ TAKEN = "earlier"
 """The origin of a run that another version of the study made."""
 COPYING = "copying"
 """The attribute of a version that is being made."""
+RARE = ("repeat", "turn")
+"""What it says where it is not 0."""
 SCHEMA = 1
 """Of the attributes; a study of a newer one is refused."""
 
@@ -73,6 +75,10 @@ class Trial:
     """Which one of several runs of the same configuration on the largest budget, counted from 0."""
     stderr: float | None = None
     """Standard error of the loss, where the run stands for the mean of several."""
+    turn: int = 0
+    """How many suggestions were set aside for it, for want of time."""
+    worker: int = 0
+    """Who ran it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; infinity is null."""
@@ -179,7 +185,7 @@ class Store:
                 n: distribution_of(space[n]) for n in trial.config if not isinstance(space[n], Constant)
             },
             user_attrs={name: getattr(trial, name) for name in ATTRIBUTES}
-            | ({"repeat": trial.repeat} if trial.repeat else {}),
+            | {name: getattr(trial, name) for name in RARE if getattr(trial, name)},
         )
         identity = self.storage.create_new_trial(self._id, template_trial=template)
         number = int(self.storage.get_trial_number_from_id(identity))
@@ -191,6 +197,7 @@ class Store:
         """Store how a run ended."""
         states, identity = self._optuna.trial.TrialState, self._ids[number]
         attributes = {"seconds": outcome.seconds, "values": outcome.values, "error": outcome.error}
+        attributes |= {"worker": outcome.worker} if outcome.worker else {}
         self.storage.set_trial_user_attr(identity, "outcome", attributes)
         if outcome.details:
             self.storage.set_trial_user_attr(identity, "traceback", outcome.details)
@@ -221,7 +228,8 @@ class Store:
             self._ids[stored.number] = stored.identity
             attributes = stored.attributes
             outcome = attributes.get("outcome", {"seconds": 0.0, "values": {}, "error": ""})
-            own = {name: attributes[name] for name in ATTRIBUTES} | {"repeat": attributes.get("repeat", 0)}
+            own = {name: attributes[name] for name in ATTRIBUTES}
+            own |= {name: attributes.get(name, 0) for name in RARE}
             loss = stored.loss if stored.loss in (None, math.inf) else self.goals.signed(stored.loss)
             found.append(Trial(number=stored.number, loss=loss, finished=stored.finished, **own, **outcome))
         return found

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,12 +18,23 @@ from typing import Any, final
 
 import numpy as np
 
-from paretune.errors import InfeasibleError, RunError, check_whole
+from paretune.errors import InfeasibleError, InputError, RunError, check_whole
+from paretune.search._cost import ENOUGH, cost_of
 from paretune.search._ranking import Score
-from paretune.search._results import Growing, Results
-from paretune.search._schedule.schedules import Job, Past
+from paretune.search._results import Array, Growing, Results
+from paretune.search._schedule.schedules import Job, NothingFits, Past
 from paretune.search._space.space import Config, Space, key
 from paretune.search._study.auto import settled
+from paretune.search._study.deadline import (
+    OUTSIDE,
+    Choice,
+    Deadline,
+    Finals,
+    deadline_of,
+    left_of,
+    nothing_fits,
+    probable,
+)  # fmt: skip
 from paretune.search._study.events import Event, Events, begin
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
 from paretune.search._study.executors import Job as Work
@@ -34,6 +44,7 @@ from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
 from paretune.search._study.plain import space_from_json, space_to_json
+from paretune.search._study.plan import Marks, plan, rest, seconds_of, too_small
 from paretune.search._study.repeats import Repeats, folder_of, seed_of
 from paretune.search._study.source import check_source
 from paretune.search._study.storage import LOST, TAKEN, Store, Trial, plan_of
@@ -136,7 +147,7 @@ def minimize(
         memory: bytes that a worker may have. Both put runs into a process of their own with one worker, too.
     strict: an objective whose source is not what it was when the study was last run, or that of a worker, is an
         error; else listen is told as ("warning", {"text": ...}).
-    listen: told what happens, as ("run", {...}).
+    listen: told what happens, as ("run", {...}); ("plan", {...}) is what `expected_runs` returns of what is left.
 
     A run that raises, or returns no finite number, counts as the worst result. Where the first 5 runs, or more
     than half of all, fail, the study stops with the commonest reason.
@@ -254,8 +265,12 @@ class Search:
         self.ended, self.failed = 0, 0
         """Runs that ended, and those of them that failed."""
         self.place = 0
-        """The next point of a grid."""
-        self.began = time.monotonic()
+        """A point of the grid before which all were tried."""
+        self.finals = Finals(len(self.budgets) - 1)
+        self.marks = Marks()
+        self.since: dict[int, float] = {}
+        """When each run began."""
+        self.began = executor.clock()
         self._restore()
 
     def run(self) -> Result:
@@ -266,6 +281,7 @@ class Search:
         """
         ended: str | None = None
         self.listen("begin", begin(self))
+        self._check()
         try:
             while True:
                 try:
@@ -293,18 +309,42 @@ class Search:
             ended = self._ended()
             if ended is not None and not (self.again and ended.startswith(("trials", "runs"))):
                 return ended  # what was lost is counted already, and done again
+            deadline = self._deadline()
             try:
-                trial, job = self._next()
+                trial, job = self._next(deadline)
             except Exhausted as error:
                 return str(error)
-            self.running[trial.number] = job
+            except NothingFits:
+                assert deadline is not None
+                return None if self.running else nothing_fits(deadline.left)
+            self.running[trial.number], self.since[trial.number] = job, self.executor.clock()
             self.listen("start", trial.to_json())
+            self._plan(job)
             self.executor.start(self._job(trial))
         return None
 
+    def _plan(self, job: Job) -> None:
+        """Tell what still fits, where it is time to."""
+        if not self.listen.heard or not self.marks.due(job, len(self.configs), self.ended - self.failed >= ENOUGH):
+            return
+        trials, runs, work = self.spent
+        left = rest(self.limits, trials=trials, runs=runs, wall=self.executor.clock() - self.began, work=work)
+        results = self.results.results()
+        seconds = seconds_of(cost_of(self.space, results, self.budgets), results.rows, self.budgets)
+        told = plan(self.sampler, left, self.executor.slots, seconds)
+        self.listen("plan", told | {"bracket": job.bracket, "finished": self.ended})
+
+    def _check(self) -> None:
+        """Raise an InputError where the limits are smaller than one run, as far as that is known."""
+        results = self.results.results()
+        seconds = seconds_of(cost_of(self.space, results, self.budgets), results.rows, self.budgets)
+        problem = too_small(replace(self.limits, work=None), self.budgets, seconds)
+        if problem and self._ended() is None:
+            raise InputError(problem)
+
     def _ended(self) -> str | None:
         trials, runs, work = self.spent
-        return self.limits.reached(trials=trials, runs=runs, wall=time.monotonic() - self.began, work=work)
+        return self.limits.reached(trials=trials, runs=runs, wall=self.executor.clock() - self.began, work=work)
 
     def _pay(self, trial: Trial) -> None:
         """Count a run that begins; a lost one is counted once."""
@@ -316,20 +356,61 @@ class Search:
         most = self.budgets[-1]
         return 1.0 if most is None or trial.budget is None else float(trial.budget) / float(most)
 
-    def _next(self) -> tuple[Trial, Job]:
+    def _deadline(self) -> Deadline | None:
+        """Return what fits into the time that is left; None where all does."""
+        if self.limits.wall is None and self.limits.work is None:
+            return None
+        cost = cost_of(self.space, self.results.results(), self.budgets)
+        if cost is None:
+            return None
+        now, running = self.executor.clock(), []
+        for number in self.running:
+            trial = self.trials[number]
+            running.append(
+                (probable(cost, self._row(trial.config_number), trial.budget), now - self.since[number])
+            )
+        idle = self.executor.slots - len(running) - 1
+        left = left_of(self.limits, wall=now - self.began, work=self.spent[2], running=running, idle=idle)
+        due = self.finals.due()
+        row = None if due is None else self._row(due)
+        return deadline_of(cost, self.budgets, left, row, whole=self.finals.whole)
+
+    def _row(self, number: int) -> Array:
+        row: Array = self.configs[number][0]
+        return row
+
+    def _choose(self, deadline: Deadline | None) -> tuple[Job, Suggestion | None, int]:
+        """Return the schedule's next job that fits, its configuration if that is new, and which turn it had.
+
+        Where nothing else leaves time for the full run that is due, that one.
+        """
+        fits = Choice(deadline, self._row, lambda turn: self._suggest(len(self.configs), turn))
+        due = self.finals.due()
+        while True:
+            try:
+                job = self.schedule.next(fits)
+            except NothingFits:
+                if deadline is None or due is None or not deadline.final:
+                    raise
+                return Job(self.finals.top, OUTSIDE, due), None, 0
+            if not self.finals.stand_for(job, self.schedule):
+                return job, fits.chosen if job.config is None else None, fits.turn if job.config is None else 0
+
+    def _next(self, deadline: Deadline | None) -> tuple[Trial, Job]:
         """Store that the next run begins, and return it."""
-        if self.again:
-            lost = self.again.pop(0)
+        lost = self.again[0] if self.again else None
+        if lost and (deadline is None or deadline.fits(self._row(lost.config_number), lost.rung)):
+            self.again.remove(lost)
             job = Job(lost.rung, lost.bracket)
             trial = replace(lost, attempt=lost.attempt + 1, loss=None, error="", finished=None)
         elif self.more:
             trial = self.more.pop(0)
             job = Job(trial.rung, trial.bracket, trial.config_number)
         else:
-            job = self.schedule.next()
+            job, offer, turn = self._choose(deadline)
             number = len(self.configs) if job.config is None else job.config
             if job.config is None:
-                suggestion = self._suggest(number)
+                suggestion = self._suggest(number) if offer is None else offer
                 row = self.space.row(suggestion.config)  # as it is read again after a crash
                 self.configs.append((row, suggestion.config, suggestion.origin, len(self.results)))
                 self.known.add(key(suggestion.config))
@@ -337,21 +418,22 @@ class Search:
             trial = Trial(
                 number=-1, config_number=number, config=config, budget=self.budgets[job.rung], rung=job.rung,
                 bracket=job.bracket, origin=origin if job.config is None else "promoted", seen=seen, attempt=1,
-                loss=None, seconds=0.0, values={}, error="", finished=None,
+                loss=None, seconds=0.0, values={}, error="", finished=None, turn=turn,
             )  # fmt: skip
             self.more = self.repeats.others(trial)
         trial = replace(trial, number=self.store.begin(trial, self.space))
         self._pay(trial)
+        self.finals.begin(trial.config_number, trial.rung, job.bracket)
         self.trials[trial.number] = trial
         return trial, job
 
-    def _suggest(self, number: int) -> Suggestion:
-        """Return a configuration that was not tried before; `Exhausted` where all were."""
+    def _suggest(self, number: int, turn: int = 0) -> Suggestion:
+        """Return a configuration that was not tried before; `Exhausted` where all were. turn: another one."""
         pending = [self.configs[self.trials[number].config_number][0] for number in self.running]
         results = self.results.results(np.array(pending).reshape(-1, len(self.space)))
         if isinstance(self.sampler, Grid):
-            return self._point(self.sampler, results, number)
-        for attempt in range(TRIES):
+            return self._point(self.sampler, results, turn)
+        for attempt in range(turn * TRIES, (turn + 1) * TRIES):
             generator = np.random.default_rng([self.seed, number, attempt])
             suggestion = self.sampler.suggest(self.space, results, generator, number)
             if key(suggestion.config) not in self.known:
@@ -364,14 +446,21 @@ class Search:
         config = left[int(generator.integers(len(left)))]
         return Suggestion(self.space.row(config), config, "random")
 
-    def _point(self, grid: Grid, results: Results, number: int) -> Suggestion:
-        """Return the next point that was not tried; another version of the study may have tried some."""
-        self.place = max(self.place, number - sum(origin == TAKEN for _, _, origin, _ in self.configs))
+    def _point(self, grid: Grid, results: Results, turn: int) -> Suggestion:
+        """Return the next point that was not tried, or one behind it by its turn.
+
+        Some may have been tried by another version of the study, or before others for which time was short.
+        """
+        ahead = self.place
         while True:
-            suggestion = grid.suggest(self.space, results, np.random.default_rng(self.seed), self.place)
-            self.place += 1
+            suggestion = grid.suggest(self.space, results, np.random.default_rng(self.seed), ahead)
             if key(suggestion.config) not in self.known:
-                return suggestion
+                if turn == 0:
+                    return suggestion
+                turn -= 1
+            elif ahead == self.place:
+                self.place += 1
+            ahead += 1
 
     def _job(self, trial: Trial) -> Work:
         place = None
@@ -395,10 +484,13 @@ class Search:
         outcome = self.goals.judge(outcome)
         self.store.end(number, outcome, trial.rung, full=trial.rung == len(self.budgets) - 1)
         ended = replace(
-            trial, loss=outcome.loss, seconds=outcome.seconds, values=outcome.values, error=outcome.error
-        )
-        if (whole := self._take(ended)) is not None:
-            self.schedule.tell(job, trial.config_number, self.goals.score(whole))
+            trial, loss=outcome.loss, seconds=outcome.seconds, values=outcome.values, error=outcome.error,
+            worker=outcome.worker,
+        )  # fmt: skip
+        whole = self._take(ended)
+        twin = self.finals.twins.pop(trial.config_number, None) if whole and job.bracket == OUTSIDE else job
+        if whole is not None and twin is not None:
+            self.schedule.tell(twin, trial.config_number, self.goals.score(whole))
         told = {"values": hidden(ended.values)} | self.goals.told(ended)
         self.listen("run", ended.to_json() | told | self.listen.once(outcome.error, outcome.details))
 
@@ -412,7 +504,9 @@ class Search:
             self.ended += 1
         self.trials[trial.number] = trial
         if (whole := self.repeats.take(trial)) is not None:
-            self.results.add(self.configs[whole.config_number][0], self.goals.score(whole), whole.rung)
+            row, score = self.configs[whole.config_number][0], self.goals.score(whole)
+            self.results.add(row, score, whole.rung, trial.seconds, trial.worker)
+            self.finals.end(whole.config_number, whole.rung, whole.bracket, score)
         return whole
 
     def _restore(self) -> None:
@@ -436,6 +530,8 @@ class Search:
                     last[place_of(trial)] = self.trials[trial.number]
                 else:
                     self.again.append(trial)
+        for trial in last.values():
+            self.finals.begin(trial.config_number, trial.rung, trial.bracket)
         finished = [trial for trial in last.values() if trial.loss is not None]
         scores: dict[tuple[int, int], Score] = {}
         for trial in sorted(finished, key=lambda trial: (trial.finished is None, trial.finished, trial.number)):
@@ -444,7 +540,7 @@ class Search:
         self.schedule.restore(
             Past(trial.config_number, trial.rung, trial.bracket, scores.get((trial.config_number, trial.rung)))
             for trial in last.values()
-            if trial.repeat == 0 and trial.origin != TAKEN
+            if trial.repeat == 0 and trial.origin != TAKEN and trial.bracket != OUTSIDE
         )
         self.more = self.repeats.missing(trial for trial in last.values() if trial.origin != TAKEN)
 

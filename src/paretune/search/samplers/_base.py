@@ -9,12 +9,13 @@ from typing import Annotated, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from paretune.errors import check_choice
+from paretune.errors import InputError, check_choice
 from paretune.recipe import Range, check_ranges
 from paretune.search._results import Results
 from paretune.search._schedule.ladder import Budget, ladder
 from paretune.search._schedule.schedules import Flat, Halving, Hyperband, Schedule
 from paretune.search._space.space import Config, Space
+from paretune.search._study.limits import seconds
 
 Array = NDArray[np.float64]
 
@@ -78,10 +79,10 @@ class OneBudget(Sampler):
 class Halved(Sampler):
     """The settings of samplers whose runs begin on small budgets, of which the best go on to larger ones."""
 
-    min: Budget = 1
-    """The smallest budget."""
-    max: Budget = 81
-    """The budget of a full run."""
+    min: Budget | str = 1
+    """The smallest budget; a time as "5s" makes budgets seconds, which is what the objective gets."""
+    max: Budget | str = 81
+    """The budget of a full run, as "3min"."""
     eta: Annotated[int, Range(2, 100)] = 3
     """One of eta goes on to the next budget, which is eta times as large."""
     unit: str = ""
@@ -92,13 +93,32 @@ class Halved(Sampler):
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        ladder(self.min, self.max, self.eta)
+        self._in_seconds()
+        ladder(*self._ends, self.eta)
         check_choice(f"{self.name}: promote", self.promote, PROMOTE)
 
     @property
     def budgets(self) -> tuple[Budget | None, ...]:
         """The ladder from `max` downwards."""
-        return ladder(self.min, self.max, self.eta)
+        return ladder(*self._ends, self.eta)
+
+    @property
+    def _ends(self) -> tuple[Budget, Budget]:
+        assert not isinstance(self.min, str) and not isinstance(self.max, str)
+        return self.min, self.max
+
+    def _in_seconds(self) -> None:
+        """Turn times into seconds; a number beside a time counts seconds, too."""
+        if not isinstance(self.min, str) and not isinstance(self.max, str):
+            return
+        if self.unit not in ("", SECONDS):
+            raise InputError(
+                f"{self.name}: min={self.min!r} and max={self.max!r} are times, and unit={self.unit!r} is none; "
+                "leave unit out, or give numbers"
+            )
+        for name in ("min", "max"):
+            object.__setattr__(self, name, seconds(getattr(self, name), f"{self.name}: {name}"))
+        object.__setattr__(self, "unit", SECONDS)
 
     def schedule(self, workers: int) -> Schedule:
         """Return Hyperband's schedule, or the asynchronous one."""
@@ -107,6 +127,8 @@ class Halved(Sampler):
         return Halving(rungs, self.eta) if alone else Hyperband(rungs, self.eta)
 
 
+SECONDS = "seconds"
+"""The unit of budgets that are times."""
 PROMOTE = ("auto", "together", "alone")
 
 

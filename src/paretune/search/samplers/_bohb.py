@@ -11,6 +11,9 @@ go on with them when the joint ones begin: many parameters act mostly alone, and
 them. Until there are enough runs for the best 15 %, the better half counts as good, of d + 1 runs at most. Priors
 are where draws without a model come from, half of which leave them aside, so that a wrong prior is overruled.
 
+With `cost`, the ratio is divided by the seconds that a run will take, as expected improvement per second is by
+Snoek et al., "Practical Bayesian optimization of machine learning algorithms", NeurIPS 2012, arXiv:1206.2944.
+
 Source: Falkner et al., "BOHB: robust and efficient hyperparameter optimization at scale", ICML 2018,
 arXiv:1807.01774; draws beside the prior: Mallik et al., "PriorBand", NeurIPS 2023, arXiv:2306.12370. What differs
 between the first paper and its authors' code is as in the code.
@@ -26,6 +29,7 @@ from numpy.typing import NDArray
 
 from paretune.errors import check_choice
 from paretune.recipe import Range
+from paretune.search._cost import Cost, cost_of
 from paretune.search._density import bandwidths, columns, draw, joint, marginals
 from paretune.search._results import Results
 from paretune.search._space.space import Space
@@ -33,6 +37,8 @@ from paretune.search.samplers._base import Halved, Suggestion, from_prior
 
 Array = NDArray[np.float64]
 VARIANTS = ("default", "paper")
+POWER = 1.0
+"""Of expected seconds, by which the ratio of good to bad is divided."""
 MOST = 512
 """Kernels of a density: the best ones of the good runs, a draw of the others; more tell little and cost time."""
 
@@ -62,6 +68,9 @@ class Bohb(Halved):
     """Share of the model's draws from the joint densities, where there are some; not in the variant `paper`."""
     uniform: Annotated[float, Range(0.0, 1.0)] = 0.5
     """Share of the draws without a model that leave priors aside, where there are priors."""
+    cost: bool = False
+    """Prefer configurations that run faster: wanted where the search's budget is time. A study then depends on
+    what the clock said, and no longer on its seed alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +82,8 @@ class Bohb(Halved):
         if known is None or generator.random() < self.random:
             aside = space.informed and generator.random() < self.uniform
             return from_prior(space, generator, uniform=aside)
-        for row in self._ranked(space, *known, generator):
+        cost = cost_of(space, results, self.budgets) if self.cost else None
+        for row in self._ranked(space, *known, generator, cost):
             config = space.config(row)
             if space.allowed(config):
                 return Suggestion(row, config, "model")
@@ -98,9 +108,15 @@ class Bohb(Halved):
         return None
 
     def _ranked(
-        self, space: Space, good: Array, bad: Array, jointly: bool, generator: np.random.Generator
+        self,
+        space: Space,
+        good: Array,
+        bad: Array,
+        jointly: bool,
+        generator: np.random.Generator,
+        cost: Cost | None = None,
     ) -> Array:
-        """Return candidates, the largest ratio of good to bad first."""
+        """Return candidates, the largest ratio of good to bad first, per expected second where there is a cost."""
         about = columns(space, self.floor)
         widths = [bandwidths(rows, about, together=jointly) for rows in (good, bad)]
         wide = np.where(about.categories > 0, widths[0], self.wider * widths[0])
@@ -108,6 +124,8 @@ class Bohb(Halved):
         points = space.masked(_filled(space, points, generator))
         density = joint if jointly else marginals
         ratio = density(points, good, widths[0], about) - density(points, bad, widths[1], about)
+        if cost is not None:
+            ratio -= POWER * cost.relative(points)
         return np.asarray(points[np.argsort(-ratio, kind="stable")])
 
 
