@@ -80,9 +80,11 @@ def resume(screen: Screen, storage: str, objective: str, name: str, budget: str,
 @STUDY
 def status(screen: Screen, study: Path) -> None:
     """Show how far STUDY is: runs by budget, failures, the best so far. Nothing is changed."""
+    from paretune.search._look.pace import seconds_left
     from paretune.search._study.storage import best_of
 
-    trials = opened(study)[1].read()
+    asked, store = opened(study)
+    trials = store.read()
     budgets = sorted({trial.budget for trial in trials}, key=lambda budget: -1 if budget is None else budget)
     rows = [
         {
@@ -95,17 +97,33 @@ def status(screen: Screen, study: Path) -> None:
         for budget in budgets
     ]
     best = best_of(trials)
-    screen.show({"budgets": rows, "best": best and best.to_json()}, lambda: _status(rows, best))
+    under_way = any(trial.loss is None for trial in trials)
+    left = seconds_left(trials, asked.limits, asked.sampler.budgets) if under_way else None
+    document = {"budgets": rows, "best": best and best.to_json(), "seconds_left": left}
+    screen.show(document, lambda: _status(rows, best) + ("" if left is None else f"\n\n{_left(left)}"))
 
 
 @command("best")
 @STUDY
-def best(screen: Screen, study: Path) -> None:
+@click.option(
+    "--format",
+    "form",
+    type=Choice(["text", "yaml"]),
+    default="text",
+    show_default=True,
+    help="yaml: the configuration alone, to be pasted.",
+)
+def best(screen: Screen, study: Path, form: str) -> None:
     """Show the best configuration of STUDY."""
+    import yaml
+
     from paretune.search._study.storage import best_of
 
     found = best_of(opened(study)[1].read())
-    screen.show(found and found.to_json(), lambda: _best(found))
+    text = _best(found)
+    if form == "yaml" and found is not None:
+        text = yaml.safe_dump(found.config, sort_keys=False)
+    screen.show(found and found.to_json(), text)
 
 
 @command("export")
@@ -143,6 +161,12 @@ def _show(screen: Screen, result: Result) -> None:
     best = result.best
     document = {"best": best and best.to_json(), "runs": len(result.trials), "ended": result.ended}
     screen.show(document, lambda: f"{_best(best)}\n{len(result.trials)} runs, ended by {result.ended}")
+
+
+def _left(seconds: float) -> str:
+    from paretune.report._progress import duration
+
+    return f"about {duration(seconds)} left, if the study is being run"
 
 
 def _lowest(trials: Sequence[Trial]) -> float | None:
