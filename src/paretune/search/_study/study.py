@@ -348,6 +348,9 @@ class Search:
                     last[trial.config_number, trial.rung] = self.trials[trial.number]
                 else:
                     self.again.append(trial)
+            elif trial.error.startswith(LOST) and trial.attempt < ATTEMPTS:  # its next attempt was not begun
+                last[trial.config_number, trial.rung] = replace(trial, loss=None)
+                self.again.append(trial)
         self.schedule.restore(
             Past(trial.config_number, trial.rung, trial.bracket, trial.loss) for trial in last.values()
         )
