@@ -10,8 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from paretune.report import _study_charts as charts
 from paretune.report._format import milliseconds_text, plain_text, seconds_text
+from paretune.report._study_charts import across, belief, best_so_far, rungs, suggested, times
 
 
 def study_page(found: Mapping[str, Any]) -> str:
@@ -30,16 +30,16 @@ def study_page(found: Mapping[str, Any]) -> str:
         tiles=_tiles(found),
         best=_pairs(found["best"]),
         incumbent=[
-            Markup(charts.best_so_far(found["curves"], 1, "full runs", lambda value: f"{value:g}")),
-            Markup(charts.best_so_far(found["curves"], 2, "time at work", seconds_text)),
+            Markup(best_so_far(found["curves"], 1, "full runs", lambda value: f"{value:g}")),
+            Markup(best_so_far(found["curves"], 2, "time at work", seconds_text)),
         ],
-        rungs=Markup(charts.rungs(found["rungs"], found["promotions"])) if found["rungs"] else "",
-        across=Markup(charts.across(found["coordinates"], parameters)),
+        rungs=Markup(rungs(found["rungs"], found["promotions"])) if found["rungs"] else "",
+        across=Markup(across(found["coordinates"], parameters)),
         importances=[(name, f"{100 * share:.0f} %", f"{100 * share:.0f}") for name, share in shares],
         told_at=f"{told_at['runs']} runs{at}",
-        beliefs=[Markup(charts.belief(parameter)) for parameter in parameters],
-        suggested=[Markup(charts.suggested(parameter)) for parameter in parameters],
-        times=Markup(charts.times(found["seconds"])),
+        beliefs=[Markup(belief(parameter)) for parameter in parameters],
+        suggested=[Markup(suggested(parameter)) for parameter in parameters],
+        times=Markup(times(found["seconds"])),
         names=found["coordinates"]["parameters"],
         table=[_row(trial, found["coordinates"]["parameters"]) for trial in found["table"]],
         failures=found["failures"],
