@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+import yaml
 
 OBJECTIVE = '''
 def bowl(config, budget):
@@ -56,6 +57,8 @@ def test_run_status_best_export_and_go_on(cli, study):
     assert "the best so far" in result.stderr
     told = json.loads(cli("search", "best", "study.yaml", "--json").stdout)
     assert told == document["best"]
+    pasted = yaml.safe_load(cli("search", "best", "study.yaml", "--format", "yaml").stdout)
+    assert pasted == document["best"]["config"]
     rows = json.loads(cli("search", "status", "study.yaml", "--json").stdout)["budgets"]
     assert sum(row["finished"] + row["failed"] for row in rows) == 40
     assert [row["budget"] for row in rows] == [1, 3, 9] and rows[-1]["best"] == document["best"]["loss"]
@@ -189,3 +192,14 @@ def test_report_is_a_page_and_its_data(cli, study):
     assert document["runs"] == 40 and document["report"] == "other.html" and (study / "other.html").exists()
     assert [rung["budget"] for rung in document["rungs"]] == [1, 3, 9]
     assert {each["name"] for each in document["parameters"]} == {"x", "deep", "depth"}
+
+
+def test_status_tells_the_time_left_while_runs_are_under_way(cli, study):
+    assert cli("search", "run", "study.yaml", "--budget", "30").exit_code == 0
+    assert " left" not in cli("search", "status", "study.yaml").stdout
+    with closing(sqlite3.connect(study / "bowl.db")) as connection:
+        connection.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 29")
+        connection.execute("DELETE FROM trial_user_attributes WHERE trial_id = 30 AND key = 'outcome'")
+        connection.commit()
+    assert "left, if the study is being run" in cli("search", "status", "study.yaml").stdout
+    assert json.loads(cli("search", "status", "study.yaml", "--json").stdout)["seconds_left"] > 0

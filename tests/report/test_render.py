@@ -10,13 +10,17 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
+from datetime import datetime, timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paretune.report import write_report
+from paretune.report import study_page, write_report
+from paretune.search import Categorical, Float, Space, minimize
+from paretune.search._look.story import story
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
@@ -110,6 +114,18 @@ def test_it_renders_offline_without_a_console_error(folder: Path, scheme: str) -
     assert [line for line in result.stderr.splitlines() if "CONSOLE" in line] == []
     assert "within 1 point" in result.stdout
     assert "<title>quantized" not in result.stdout  # its script ran: the page's own tip replaced the browser's
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_page_of_a_study_renders_without_a_console_error(tmp_path: Path, scheme: str) -> None:
+    space = {"x": Float(0, 1), "opt": Categorical(["sgd", "adam"])}
+    result = minimize(lambda config, budget: config["x"] + 1 / budget, space, {"bohb": {"max": 9}}, budget=40)
+    trials = [replace(t, finished=datetime(2026, 1, 1) + timedelta(seconds=t.number)) for t in result.trials]
+    page = tmp_path / "study.html"
+    page.write_text(study_page(story(Space(space), trials, (1, 3, 9), name="small", method="bohb")))
+    shown = browse(page, scheme, "--dump-dom")
+    assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
+    assert "Least loss" in shown.stdout and "<title>9: " not in shown.stdout  # its script ran
 
 
 def test_a_console_error_would_be_seen(folder: Path) -> None:

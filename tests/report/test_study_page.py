@@ -135,6 +135,7 @@ def test_beliefs_and_what_was_suggested():
     at = lambda density: HEIGHT - BOTTOM - density / 2.2 * (HEIGHT - BOTTOM - TOP)  # noqa: E731
     assert heights["prior"] == pytest.approx([at(1), at(1)], abs=0.1)
     assert heights["good runs"] == pytest.approx([at(2), at(0.5)], abs=0.1)
+    assert charts.belief(NUMBER | {"kind": "ordered"}) == charts.belief(NUMBER), "neighbours are alike: a curve"
     bars = parsed(charts.belief(CHOICE))
     (prior,) = [group for group in bars.iter(f"{SVG}g") if group.get("aria-label")]
     assert prior.get("aria-label") == "prior" and len(prior) == 2, "a bar for each category, and no good runs"

@@ -6,18 +6,25 @@ import importlib
 import json
 import math
 import os
+import random
 import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from paretune.errors import InputError
+from paretune.errors import InputError, RunError
 from paretune.methods import registry
-from paretune.search import Categorical, Float, Int, Space, minimize, replay, resume, when
+from paretune.search import Categorical, Float, Int, Limits, Space, minimize, replay, resume, when
+from paretune.search._study.events import Events
+from paretune.search._study.executors import Executor, Lost
+from paretune.search._study.objective import Outcome
 from paretune.search._study.replay import in_order, replayed
 from paretune.search._study.storage import Store, plan_of
+from paretune.search._study.study import Search, plan_to_json
 from paretune.search.samplers import Bohb
 from paretune.search.samplers._base import Suggestion
 
@@ -85,7 +92,7 @@ class Nosy(Bohb):
         return Suggestion(space.row({"x": x}), {"x": x}, "model")
 
 
-@pytest.mark.parametrize(("case", "budget"), [("slow", 30), ("crashes_once", 9)])
+@pytest.mark.parametrize(("case", "budget"), [("slow", 20), ("crashes_once", 8)])
 def test_three_workers_are_replayed_with_what_was_under_way_and_what_was_lost(objectives, tmp_path, case, budget):
     url, space = f"sqlite:///{tmp_path}/study.db", Space({"x": Float(0, 1)})
     sampler = Nosy(min=1, max=9)
@@ -97,6 +104,54 @@ def test_three_workers_are_replayed_with_what_was_under_way_and_what_was_lost(ob
     assert case == "slow" or any(trial.error.startswith("lost") for trial in trials)
     ended = in_order(trials)
     assert [t.finished for t in ended] == sorted(t.finished for t in ended) and len(ended) == budget
+
+
+class Chance(Executor):
+    """Ends runs in a random order: well, badly, lost with their worker, or all of them with the driver."""
+
+    def __init__(self, slots, chance, kills):
+        self.slots, self.chance, self.kills, self.jobs = slots, chance, kills, []
+
+    def start(self, job):
+        self.jobs.append(job)
+
+    def wait(self):
+        if self.kills and self.chance.random() < 0.1:
+            raise KeyboardInterrupt
+        self.chance.shuffle(self.jobs)
+        count = self.chance.randint(1, len(self.jobs))
+        ended, self.jobs = self.jobs[:count], self.jobs[count:]
+        return [(job.number, self._outcome()) for job in ended]
+
+    def _outcome(self):
+        kind = self.chance.random()
+        if kind < 0.1:
+            return Lost("its worker died", 1.0)
+        return Outcome(math.inf, 1.0, error="no") if kind < 0.2 else Outcome(self.chance.random(), 1.0)
+
+    def stop(self):
+        self.jobs = []
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_whatever_the_order_of_ends_losses_and_kills_it_is_replayed(seed, slots, kills):
+    chance, space, sampler = random.Random(seed), Space({"x": Float(0, 1)}), Nosy(min=1, max=9)
+    store = Store(None, "study", plan_to_json(space, sampler, 3), resume=False)
+    while True:
+        executor = Chance(slots, chance, kills)
+        study = Search(executor, space, sampler, Limits(trials=40), store, 3, None, Events())
+        try:
+            if study.run().ended != "interrupted":  # once: what was under way has ended
+                break
+        except KeyboardInterrupt:
+            pass  # twice: it was stopped
+        except RunError:
+            return  # more than half failed
+    last = {(trial.config_number, trial.rung): trial for trial in store.read()}
+    assert all(trial.attempt == 3 or not trial.error.startswith("lost") for trial in last.values()), "begun again"
+    found = replayed(store.read(), space, sampler, 3)
+    assert found.same, found.differences[0]
 
 
 def changed(path, what, number, key=None):

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretune.search import Categorical, Constant, Float, Int, Ordered, Space, Trial, about, when
+from paretune.search import Categorical, Constant, Float, Int, Limits, Ordered, Space, Trial, about, when
 from paretune.search._look.importance import importances
+from paretune.search._look.pace import seconds_left
 from paretune.search._look.story import DOTS, PATHS, story, thinned
 from paretune.search._optuna import distribution_of
 
@@ -155,3 +156,16 @@ def test_thinned_keeps_order_and_ends(items, most):
     assert len(found) == min(len(items), most) and found[:1] == items[:1] and found[-1:] == items[-1:]
     it = iter(items)
     assert all(any(each == other for other in it) for each in found), "a subsequence"
+
+
+def test_time_left_goes_at_the_pace_of_the_last_runs():
+    slow = [ran(number, number, 0, 1.0, 100 * number) for number in range(10)]
+    fast = [ran(10 + number, 10 + number, 1, 1.0, 1000 + 2 * number) for number in range(30)]
+    trials = [*slow, *fast]
+    # the last 30 ended 2 s apart; 40 were begun, of which 10 at a third: 33 1/3 full ones, and 80 s of work
+    assert seconds_left(trials, Limits(trials=50), (1, 3)) == pytest.approx(20.0)
+    assert seconds_left(trials, Limits(runs=40.0), (1, 3)) == pytest.approx((40 - 100 / 3) * 2.0)
+    assert seconds_left(trials, Limits(work=90.0, trials=1000), (1, 3)) == pytest.approx(10.0)
+    assert seconds_left(trials, Limits(trials=30), (1, 3)) == 0.0
+    assert seconds_left(trials, Limits(wall=60.0), (1, 3)) is None
+    assert seconds_left(trials[:1], Limits(trials=50), (1, 3)) is None

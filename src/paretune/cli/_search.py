@@ -97,9 +97,10 @@ def resume(screen: Screen, storage: str, objective: str, name: str, budget: str,
 @STUDY
 def status(screen: Screen, study: Path) -> None:
     """Show how far STUDY is: runs by budget, failures, the best so far. Nothing is changed."""
+    from paretune.search._look.pace import seconds_left
     from paretune.search._study.goals import hidden
 
-    trials, found = runs_of(study)
+    asked, trials, found = runs_of(study)
     budgets = sorted({trial.budget for trial in trials}, key=lambda budget: -1 if budget is None else budget)
     rows = [
         {
@@ -113,15 +114,32 @@ def status(screen: Screen, study: Path) -> None:
     ]
     told = [replace(trial, values=hidden(trial.values)) for trial in found.front]
     found = replace(found, front=tuple(told))
-    screen.show({"budgets": rows, "best": found.to_json()}, lambda: f"{_status(rows)}\n\n{_best(found)}")
+    under_way = any(trial.loss is None for trial in trials)
+    left = seconds_left(trials, asked.limits, asked.sampler.budgets) if under_way else None
+    document = {"budgets": rows, "best": found.to_json(), "seconds_left": left}
+    tail = "" if left is None else f"\n\n{_left(left)}"
+    screen.show(document, lambda: f"{_status(rows)}\n\n{_best(found)}{tail}")
 
 
 @command("best")
 @STUDY
-def best(screen: Screen, study: Path) -> None:
+@click.option(
+    "--format",
+    "form",
+    type=Choice(["text", "yaml"]),
+    default="text",
+    show_default=True,
+    help="yaml: the configuration alone, to be pasted.",
+)
+def best(screen: Screen, study: Path, form: str) -> None:
     """Show the best configuration of STUDY; with several objectives all that no other one beats in each."""
-    _, found = runs_of(study)
-    screen.show(found.to_json(), lambda: _best(found))
+    import yaml
+
+    *_, found = runs_of(study)
+    text = _best(found)
+    if form == "yaml" and found.best is not None:
+        text = yaml.safe_dump(found.best.config, sort_keys=False)
+    screen.show(found.to_json(), text)
 
 
 @command("export")
@@ -159,6 +177,12 @@ def _show(screen: Screen, result: Result) -> None:
     found = result.found
     document = {"best": found.to_json(), "runs": len(result.trials), "ended": result.ended}
     screen.show(document, lambda: f"{_best(found)}\n{len(result.trials)} runs, ended by {result.ended}")
+
+
+def _left(seconds: float) -> str:
+    from paretune.report._progress import duration
+
+    return f"about {duration(seconds)} left, if the study is being run"
 
 
 def _lowest(trials: Sequence[Trial], goals: Goals) -> float | None:

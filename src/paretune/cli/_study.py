@@ -44,13 +44,13 @@ def asked_by(path: Path) -> StudyFile:
     return read_study(path, candidate_of)
 
 
-def runs_of(path: Path) -> tuple[list[Trial], Found]:
-    """Return all runs of a study, and what it found."""
+def runs_of(path: Path) -> tuple[StudyFile, list[Trial], Found]:
+    """Return what a study's file says, all its runs, and what it found."""
     from paretune.search._study.front import found_by
 
     asked, store = opened(path)
     trials = store.read()
-    return trials, found_by(trials, asked.goals, asked.repeats, len(asked.sampler.budgets) - 1)
+    return asked, trials, found_by(trials, asked.goals, asked.repeats, len(asked.sampler.budgets) - 1)
 
 
 @command("replay")

@@ -10,8 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from paretune.report import _study_charts as charts
-from paretune.report._format import plain_text, seconds_text
+from paretune.report._format import milliseconds_text, plain_text, seconds_text
+from paretune.report._study_charts import across, belief, best_so_far, rungs, suggested, times
 
 
 def study_page(found: Mapping[str, Any]) -> str:
@@ -30,16 +30,16 @@ def study_page(found: Mapping[str, Any]) -> str:
         tiles=_tiles(found),
         best=_pairs(found["best"]),
         incumbent=[
-            Markup(charts.best_so_far(found["curves"], 1, "full runs", lambda value: f"{value:g}")),
-            Markup(charts.best_so_far(found["curves"], 2, "time at work", seconds_text)),
+            Markup(best_so_far(found["curves"], 1, "full runs", lambda value: f"{value:g}")),
+            Markup(best_so_far(found["curves"], 2, "time at work", seconds_text)),
         ],
-        rungs=Markup(charts.rungs(found["rungs"], found["promotions"])) if found["rungs"] else "",
-        across=Markup(charts.across(found["coordinates"], parameters)),
+        rungs=Markup(rungs(found["rungs"], found["promotions"])) if found["rungs"] else "",
+        across=Markup(across(found["coordinates"], parameters)),
         importances=[(name, f"{100 * share:.0f} %", f"{100 * share:.0f}") for name, share in shares],
         told_at=f"{told_at['runs']} runs{at}",
-        beliefs=[Markup(charts.belief(parameter)) for parameter in parameters],
-        suggested=[Markup(charts.suggested(parameter)) for parameter in parameters],
-        times=Markup(charts.times(found["seconds"])),
+        beliefs=[Markup(belief(parameter)) for parameter in parameters],
+        suggested=[Markup(suggested(parameter)) for parameter in parameters],
+        times=Markup(times(found["seconds"])),
         names=found["coordinates"]["parameters"],
         table=[_row(trial, found["coordinates"]["parameters"]) for trial in found["table"]],
         failures=found["failures"],
@@ -59,7 +59,7 @@ def _tiles(found: Mapping[str, Any]) -> list[dict[str, str]]:
     tiles = [
         ("Finished", f"{found['finished']:,}", f"of {found['runs']:,} runs, {found['running']:,} under way"),
         ("Failed", f"{found['failed']:,}", f"and {found['lost']:,} lost with their process"),
-        ("Work", seconds_text(found["work"]), "added up over workers"),
+        ("Work", _took(found["work"]), "added up over workers"),
     ]
     return [{"label": label, "value": value, "note": note} for label, value, note in tiles]
 
@@ -77,10 +77,14 @@ def _row(trial: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         "run": trial["number"],
         "budget": "full" if trial["budget"] is None else plain_text(trial["budget"]),
         "loss": f"{trial['loss']:.5g}",
-        "seconds": seconds_text(trial["seconds"]),
+        "seconds": _took(trial["seconds"]),
         "origin": trial["origin"],
         "values": [plain_text(trial["config"].get(name)) for name in names],
     }
+
+
+def _took(seconds: float) -> str:
+    return milliseconds_text(1000 * seconds) if seconds < 1 else seconds_text(seconds)
 
 
 def _exact(value: Any) -> str:

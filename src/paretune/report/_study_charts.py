@@ -107,7 +107,7 @@ def belief(parameter: Row) -> str:
     for index, (name, values) in enumerate(reversed(known)):
         look = len(known) - 1 - index
         at = [(x(unit), y(value)) for unit, value in zip(parameter["at"], values, strict=True)]
-        if parameter["kind"] == "number":
+        if parameter["kind"] != "category":
             line = f'<polyline points="{" ".join(f"{px:.1f},{py:.1f}" for px, py in at)}"/>'
         else:
             half = 0.4 * (WIDTH - LEFT - RIGHT) / len(at)

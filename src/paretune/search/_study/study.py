@@ -530,6 +530,9 @@ class Search:
                     last[place_of(trial)] = self.trials[trial.number]
                 else:
                     self.again.append(trial)
+            elif trial.error.startswith(LOST) and trial.attempt < ATTEMPTS:  # its next attempt was not begun
+                last[place_of(trial)] = replace(trial, loss=None)
+                self.again.append(trial)
         for trial in last.values():
             self.finals.begin(trial.config_number, trial.rung, trial.bracket)
         finished = [trial for trial in last.values() if trial.loss is not None]
