@@ -132,3 +132,55 @@ def test_a_driver_that_is_killed_loses_no_finished_run(objectives, tmp_path, wor
     done = [trial for trial in trials if trial.state.is_finished() and not trial.user_attrs["outcome"]["error"]]
     runs = Counter((trial.user_attrs["config_number"], trial.user_attrs["budget"]) for trial in done)
     assert len(done) == 60 and max(runs.values()) == 1
+
+
+STUDY = """
+name: slow
+objective: slow.py:slow
+space: {x: {float: [0, 1]}}
+method: random
+budget: 6
+workers: 2
+"""
+SLOW = """
+import time
+from pathlib import Path
+
+
+def slow(config, budget):
+    with Path(__file__).with_name("log").open("a") as log:
+        log.write("began\\n")
+    time.sleep(0.0 if Path(__file__).with_name("quick").exists() else SECONDS)
+    return config["x"]
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_lets_runs_end_and_a_second_one_stops_them(tmp_path, times):
+    """The command itself: once, what runs is finished and no more begun; twice, it ends now and can go on."""
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "slow.py").write_text(SLOW.replace("SECONDS", "6" if times == 1 else "600"))
+    command = [sys.executable, "-m", "paretune", "search", "run", "study.yaml"]
+    driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    log = tmp_path / "log"
+    while not log.exists() or len(log.read_text().splitlines()) < 2:
+        assert driver.poll() is None
+        time.sleep(0.01)
+    driver.send_signal(signal.SIGINT)
+    if times == 2:
+        time.sleep(1)
+        assert driver.poll() is None, "the first one waits for the runs"
+        driver.send_signal(signal.SIGINT)
+    printed, _ = driver.communicate(timeout=60)
+    assert len(log.read_text().splitlines()) == 2
+    stored = optuna.load_study(study_name="slow", storage=f"sqlite:///{tmp_path}/slow.db")
+    assert [trial.state.is_finished() for trial in stored.trials] == [times == 1] * 2
+    assert "driver" not in stored.user_attrs, "it has left"
+    assert driver.returncode == (0 if times == 1 else 130)
+    assert times == 2 or "2 runs, ended by interrupted" in printed
+    (tmp_path / "quick").write_text("")
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    attempts = [trial.user_attrs["attempt"] for trial in optuna.load_study(
+        study_name="slow", storage=f"sqlite:///{tmp_path}/slow.db"
+    ).trials]  # fmt: skip
+    assert sorted(attempts) == ([1] * 6 if times == 1 else [1] * 6 + [2] * 2)
