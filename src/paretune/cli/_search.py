@@ -40,7 +40,8 @@ class _Group(click.Group):
 @click.option("--budget", help="Instead of the file's: a number of runs, or a time as 30min.")
 @click.option("--workers", type=int, help="Instead of the file's: worker processes.")
 @click.option("--strict", is_flag=True, help="Refuse an objective whose source has changed since the last run.")
-def run(screen: Screen, study: Path, budget: str | None, workers: int | None, strict: bool) -> None:
+@click.option("--join", is_flag=True, help="Lend the workers to the process that runs STUDY, where one does.")
+def run(screen: Screen, study: Path, budget: str | None, workers: int | None, strict: bool, join: bool) -> None:
     """Run STUDY, a YAML file, until its budget is spent; a study that was begun before goes on.
 
     Ctrl-C ends it when the runs under way are finished, a second one at once; what was finished is kept.
@@ -54,7 +55,7 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None, st
     listen = _Progress(screen)
     same = ("storage", "name", "seed", "timeout", "memory", "folder")
     how: dict[str, Any] = {name: getattr(asked, name) for name in same}
-    how |= {"workers": asked.workers if workers is None else workers, "strict": strict}
+    how |= {"workers": asked.workers if workers is None else workers, "strict": strict, "join": join}
     result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
     _show(screen, result)
 

@@ -26,7 +26,8 @@ from paretune.search._schedule.ladder import Budget
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Config, Space
 from paretune.search._study.database import SQLITE, TIMEOUT, TURNS, check, path_of, reading, told, writes
-from paretune.search._study.driver import Seat
+from paretune.search._study.driver import Driver, Seat
+from paretune.search._study.guests import Desk
 
 LOST = "lost"
 """What the error of a run begins with whose process ended."""
@@ -119,13 +120,20 @@ class Store:
             self._agree(plan, name)
 
     @contextmanager
-    def driven(self, address: str = "", key: str = "") -> Iterator[None]:
-        """Drive the study in this process; an InputError where another one does. See `Seat.taken`."""
+    def driven(self, desk: Desk | None = None, *, strict: bool = False) -> Iterator[None]:
+        """Drive the study in this process, which takes workers at a desk; an InputError where another one does."""
+        door = ("", "") if desk is None else (desk.address, desk.key.hex())
         with ExitStack() as left:
             if self.seat is not None:
                 with told(self.path, InputError):
-                    left.enter_context(self.seat.taken(address, key))
+                    left.enter_context(self.seat.taken(*door, strict=strict))
             yield
+
+    def driver(self, *, dead: bool = False) -> Driver | None:
+        """Return who drives the study, None where nobody does; dead: who did and left its record, too."""
+        with told(self.path, InputError):
+            found = None if self.seat is None else self.seat.look()
+        return found if found is not None and (dead or found.alive) else None
 
     def check_driver(self) -> None:
         """Raise a RunError where another process drives the study by now."""

@@ -13,6 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -25,6 +26,8 @@ from paretune.search._schedule.schedules import Job, Past
 from paretune.search._space.space import Config, Space, key
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
 from paretune.search._study.executors import Job as Work
+from paretune.search._study.guests import Desk
+from paretune.search._study.lending import lend
 from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
@@ -80,6 +83,7 @@ def minimize(
     memory: int | None = None,
     folder: str | Path | None = None,
     strict: bool = False,
+    join: bool = False,
     listen: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> Result:
     """Search for the configuration with the least loss.
@@ -96,6 +100,8 @@ def minimize(
     workers: above 1, runs happen in so many processes of their own; the objective must then be defined at the
         top of a module. timeout: of a run, "10min"; one that takes longer is killed and counts as failed.
         memory: bytes that a worker may have. Both put runs into a process of their own with one worker, too.
+    join: where another process runs the study already, lend it `workers` processes until it ends; else run it.
+        Without it a study that another process runs is an InputError. It must have begun with 2 workers or more.
     strict: an objective whose source is not what it was when the study was last run, or that of a worker, is an
         error; else listen is told as ("warning", {"text": ...}).
     listen: told what happens, as ("run", {...}).
@@ -109,11 +115,19 @@ def minimize(
     plan = plan_to_json(space, sampler, seed)
     place, listen = None if folder is None else Path(folder), listen or _ignore
     warn = _warner(listen, strict)
-    executor = _executor(objective, listen, warn, workers, timeout, memory)
-    store = opened(storage, name, plan, space, listen)
-    if place is not None and store.name != name:
-        place /= store.name  # numbers of configurations are a version's own
-    with store.driven():
+    executor = _executor(objective, listen, warn, workers, timeout, memory, lends=storage is not None)
+    with ExitStack() as left:
+        left.callback(executor.stop)
+        store = opened(storage, name, plan, space, listen)
+        if place is not None and store.name != name:
+            place /= store.name  # numbers of configurations are a version's own
+        while join and (driver := store.driver()) is not None:
+            check_source(store.study, objective, strict or driver.strict, warn, keep=False)
+            lend(driver, objective, workers, memory)
+            if store.driver(dead=True) is None:  # it has ended by itself
+                trials = tuple(store.read())
+                return Result(best_of(trials), trials, f"the end of {driver}, to which workers were lent")
+        left.enter_context(store.driven(executor.desk, strict=strict))
         check_source(store.study, objective, strict, warn)
         return Search(executor, space, sampler, limits, store, seed, place, listen).run()
 
@@ -135,6 +149,7 @@ def _executor(
     workers: int,
     timeout: float | str | None,
     memory: int | None,
+    lends: bool,
 ) -> Executor:
     check_whole("workers", workers)
     check_whole("memory", memory)
@@ -145,7 +160,9 @@ def _executor(
     if workers == 1 and timeout is None and memory is None:
         return InProcess(objective, report)
     most = None if timeout is None else seconds(timeout, "timeout")
-    return Processes(objective, report, workers, timeout=most, memory=memory, warn=warn)
+    return Processes(
+        objective, report, workers, timeout=most, memory=memory, warn=warn, desk=Desk() if lends else None
+    )
 
 
 def _warner(listen: Callable[[str, dict[str, Any]], None], strict: bool) -> Callable[[str], None]:
@@ -372,13 +389,17 @@ class Search:
                 self.known.add(key(trial.config))
             last[trial.config_number, trial.rung] = trial  # a later attempt stands for an earlier one
         for trial in list(last.values()):
-            if trial.loss is None:
+            under_way = trial.loss is None
+            if under_way:
                 self.store.lose(trial.number, DRIVER)
                 self.trials[trial.number] = replace(trial, loss=math.inf, error=f"{LOST}: {DRIVER}")
-                if trial.attempt >= ATTEMPTS:
-                    last[trial.config_number, trial.rung] = self.trials[trial.number]
-                else:
-                    self.again.append(trial)
+            if not under_way and not trial.error.startswith(LOST):
+                continue
+            if trial.attempt >= ATTEMPTS:
+                last[trial.config_number, trial.rung] = self.trials[trial.number]
+            else:  # lost before, too: the process ended when that was stored, and the next attempt was not
+                self.again.append(trial)
+                last[trial.config_number, trial.rung] = replace(trial, loss=None)
         self.schedule.restore(
             Past(trial.config_number, trial.rung, trial.bracket, trial.loss)
             for trial in last.values()
