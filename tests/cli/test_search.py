@@ -139,3 +139,15 @@ def test_what_is_not_there(cli, study):
     result = cli("search", "run", "study.yaml", "--budget", "3")
     assert result.exit_code == 0, result.output
     assert "0 of 3 runs of 'bowl' lie in the new one" in result.stderr
+
+
+def test_another_version_of_the_objective_is_told_and_refused_where_strict(cli, study):
+    assert cli("search", "run", "study.yaml", "--budget", "5", "--strict").exit_code == 0
+    (study / "objectives.py").write_text(OBJECTIVE + "# changed\n")
+    result = cli("search", "run", "study.yaml", "--budget", "6", "--strict")
+    assert result.exit_code == 2 and "strict: the objective's source is not what it was" in result.output
+    how = ("search", "resume", "sqlite:///bowl.db", "objectives.py:bowl", "--name", "bowl", "--budget", "6")
+    assert cli(*how, "--strict").exit_code == 2
+    result = cli("search", "run", "study.yaml", "--budget", "6")
+    assert result.exit_code == 0 and "earlier runs may not compare with new ones" in result.stderr
+    assert cli(*how, "--strict", "--join").exit_code == 0, "nobody runs it, so that there is nothing to join"

@@ -18,6 +18,7 @@ import pytest
 
 from paretune.errors import InputError
 from paretune.search import Float, minimize
+from paretune.search._study.executors import Job, Lost, Processes
 
 SPACE = {"x": Float(0, 1)}
 
@@ -66,6 +67,30 @@ def test_a_worker_that_dies_costs_its_run_which_is_done_again(objectives, tmp_pa
     assert {trial.config_number for trial in lost} == {t.config_number for t in done if t.attempt == 2}
 
 
+def test_a_worker_that_is_killed_before_it_began_costs_nothing(objectives):
+    """Found by benchmarks/crash.py: a run was given up after three workers that had not seen it."""
+    pool = Processes(objectives.bowl, lambda *report: None, 1, timeout=None, memory=None)
+    killed = []
+
+    def kill():
+        for worker in pool._workers:
+            if worker.process.pid not in killed and len(killed) < deaths:
+                killed.append(worker.process.pid)
+                worker.process.kill()
+
+    begun = pool._begun
+    pool._begun = lambda: (begun(), kill())[0]
+    try:
+        for deaths, lost in ((2, False), (3, True)):
+            killed.clear()
+            pool.stop()
+            pool.start(Job(7, {"x": 0.3}, None, 0, None))
+            ((number, ended),) = pool.wait()
+            assert number == 7 and isinstance(ended, Lost) == lost and len(killed) == deaths
+    finally:
+        pool.stop()
+
+
 def test_a_run_that_kills_its_worker_three_times_has_failed(objectives):
     result = minimize(objectives.crashes_always, SPACE, "random", budget=12, workers=2)
     by_config = Counter(trial.config_number for trial in result.trials)
@@ -101,6 +126,7 @@ SCRIPT = """
 import sys
 from objectives import patient
 from paretune.search import Float, minimize
+from paretune.search._study.executors import Job, Lost, Processes
 if __name__ == "__main__":
     minimize(patient, {"x": Float(0, 1)}, {"hyperband": {"min": 1, "max": 9}}, budget=60,
              storage=sys.argv[1], workers=int(sys.argv[2]))

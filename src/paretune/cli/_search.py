@@ -35,12 +35,18 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+STRICT = click.option("--strict", is_flag=True, help="Refuse an objective whose source has changed since.")
+JOIN = click.option(
+    "--join", is_flag=True, help="Lend the workers to the process that runs the study, where one does."
+)
+
+
 @command("run")
 @STUDY
 @click.option("--budget", help="Instead of the file's: a number of runs, or a time as 30min.")
 @click.option("--workers", type=int, help="Instead of the file's: worker processes.")
-@click.option("--strict", is_flag=True, help="Refuse an objective whose source has changed since the last run.")
-@click.option("--join", is_flag=True, help="Lend the workers to the process that runs STUDY, where one does.")
+@STRICT
+@JOIN
 def run(screen: Screen, study: Path, budget: str | None, workers: int | None, strict: bool, join: bool) -> None:
     """Run STUDY, a YAML file, until its budget is spent; a study that was begun before goes on.
 
@@ -66,7 +72,11 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None, st
 @click.option("--name", default="study", show_default=True, help="Of the study.")
 @click.option("--budget", required=True, help="A number of runs in all, or a time as 30min.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Worker processes.")
-def resume(screen: Screen, storage: str, objective: str, name: str, budget: str, workers: int) -> None:
+@STRICT
+@JOIN
+def resume(
+    screen: Screen, storage: str, objective: str, name: str, budget: str, workers: int, strict: bool, join: bool
+) -> None:
     """Go on with a study that is in STORAGE (sqlite:///study.db), by OBJECTIVE (path/to/file.py:function) alone.
 
     Its space, method and seed are those that it was begun with.
@@ -75,7 +85,8 @@ def resume(screen: Screen, storage: str, objective: str, name: str, budget: str,
     from paretune.search._study.file import Reference
 
     much: Any = int(budget) if budget.isdigit() else budget
-    result = go_on(Reference(objective), storage, much, name=name, workers=workers, listen=_Progress(screen))
+    how: dict[str, Any] = {"name": name, "workers": workers, "strict": strict, "join": join}
+    result = go_on(Reference(objective), storage, much, listen=_Progress(screen), **how)
     _show(screen, result)
 
 

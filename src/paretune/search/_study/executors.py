@@ -30,6 +30,8 @@ GRACE = 5.0
 """Seconds that a worker has to end by itself."""
 START = 60.0
 """Seconds that a worker has to begin, which do not count as its run's."""
+STARTS = 3
+"""A run whose worker was killed before it had begun is given to another one so often; it did not see the run."""
 
 
 @final
@@ -109,6 +111,8 @@ class _Worker:
     began: float = 0.0
     start: float = START
     """Seconds that it may still need to begin; 0 once it has."""
+    starts: int = 1
+    """The how many-th worker it is for its first run."""
 
     @property
     def took(self) -> float:
@@ -210,8 +214,9 @@ class Processes(Executor):
 
     def _look(self, worker: _Worker, ready: list[Any]) -> tuple[int, Outcome | Lost] | None:
         """Return how a worker's run ended, None where it goes on."""
-        assert worker.job is not None
-        number = worker.job.number
+        job = worker.job
+        assert job is not None
+        number = job.number
         try:
             while worker.connection.poll():
                 kind, content = worker.connection.recv()
@@ -228,6 +233,10 @@ class Processes(Executor):
             pass  # it died; its sentinel says so
         if not worker.process.is_alive():
             self._drop(worker)
+            if worker.start and worker.starts < STARTS and (worker.process.exitcode or 0) < 0:
+                self._begun().starts = worker.starts + 1
+                self.start(job)
+                return None
             return number, Lost(_why(worker.process.exitcode), worker.took)
         if self._timeout is not None and worker.left(self._timeout) <= 0:
             worker.process.kill()
@@ -273,7 +282,10 @@ def serve(connection: Any, objective: bytes, memory: int | None) -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     function, parent = pickle.loads(objective), os.getppid()
-    connection.send(("began", source_hash(function)))
+    try:
+        connection.send(("began", source_hash(function)))
+    except OSError:
+        return  # the driver was killed in the meantime
     while True:
         while not connection.poll(1.0):
             if os.getppid() != parent:  # the driver was killed
