@@ -185,7 +185,7 @@ def slow(config, budget):
 def test_ctrl_c_lets_runs_end_and_a_second_one_stops_them(tmp_path, times):
     """The command itself: once, what runs is finished and no more begun; twice, it ends now and can go on."""
     (tmp_path / "study.yaml").write_text(STUDY)
-    (tmp_path / "slow.py").write_text(SLOW.replace("SECONDS", "6" if times == 1 else "600"))
+    (tmp_path / "slow.py").write_text(SLOW.replace("SECONDS", "3" if times == 1 else "600"))
     command = [sys.executable, "-m", "paretune", "search", "run", "study.yaml"]
     driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     log = tmp_path / "log"
