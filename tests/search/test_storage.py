@@ -144,6 +144,14 @@ def test_a_folder_is_no_file(tmp_path):
         go_on(f"sqlite:///{tmp_path}/folder.db")
 
 
+def test_what_cannot_be_opened(tmp_path):
+    (tmp_path / "link.db").symlink_to(tmp_path / "nowhere" / "study.db")
+    with pytest.raises(
+        InputError, match=r"link.db cannot be opened; see that .* neither it nor its folder is read"
+    ):
+        go_on(f"sqlite:///{tmp_path}/link.db")
+
+
 def test_a_newer_schema(url, study):
     with sqlite3.connect(study) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'v9.9.9'")

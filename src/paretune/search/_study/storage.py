@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -39,6 +40,8 @@ TAKEN = "earlier"
 """The origin of a run that another version of the study made."""
 COPYING = "copying"
 """The attribute of a version that is being made."""
+MOMENT = 0.1
+"""Seconds between two looks at a driver that is about to leave."""
 SCHEMA = 1
 """Of the attributes; a study of a newer one is refused."""
 
@@ -129,11 +132,20 @@ class Store:
                     left.enter_context(self.seat.taken(*door, strict=strict))
             yield
 
-    def driver(self, *, dead: bool = False) -> Driver | None:
-        """Return who drives the study, None where nobody does; dead: who did and left its record, too."""
+    def driver(self) -> Driver | None:
+        """Return who drives the study, None where nobody does."""
         with told(self.path, InputError):
             found = None if self.seat is None else self.seat.look()
-        return found if found is not None and (dead or found.alive) else None
+        return found if found is not None and found.alive else None
+
+    def left(self, driver: Driver) -> bool:
+        """Wait until a driver that has sent its workers home has left; return whether it did so by itself."""
+        assert self.seat is not None
+        while (now := self.driver()) is not None and now.token == driver.token:
+            time.sleep(MOMENT)
+        with told(self.path, InputError):
+            record = self.seat.look()
+        return record is None or record.token != driver.token
 
     def check_driver(self) -> None:
         """Raise a RunError where another process drives the study by now."""

@@ -124,7 +124,7 @@ def minimize(
         while join and (driver := store.driver()) is not None:
             check_source(store.study, objective, strict or driver.strict, warn, keep=False)
             lend(driver, objective, workers, memory)
-            if store.driver(dead=True) is None:  # it has ended by itself
+            if store.left(driver):
                 trials = tuple(store.read())
                 return Result(best_of(trials), trials, f"the end of {driver}, to which workers were lent")
         left.enter_context(store.driven(executor.desk, strict=strict))
