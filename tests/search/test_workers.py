@@ -19,6 +19,8 @@ import pytest
 from paretune.errors import InputError
 from paretune.search import Float, minimize
 from paretune.search._study.executors import Job, Lost, Processes
+from paretune.search._study.interrupt import noted
+from paretune.search._study.storage import Store
 
 SPACE = {"x": Float(0, 1)}
 
@@ -127,6 +129,8 @@ import sys
 from objectives import patient
 from paretune.search import Float, minimize
 from paretune.search._study.executors import Job, Lost, Processes
+from paretune.search._study.interrupt import noted
+from paretune.search._study.storage import Store
 if __name__ == "__main__":
     minimize(patient, {"x": Float(0, 1)}, {"hyperband": {"min": 1, "max": 9}}, budget=60,
              storage=sys.argv[1], workers=int(sys.argv[2]))
@@ -179,6 +183,36 @@ def slow(config, budget):
     time.sleep(0.0 if Path(__file__).with_name("quick").exists() else SECONDS)
     return config["x"]
 """
+
+
+def test_ctrl_c_is_noted_once():
+    """It may come while a run's end is stored: nothing is half done then."""
+    before = signal.getsignal(signal.SIGINT)
+    with noted(True) as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with noted(False) as interrupted, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_while_a_run_is_stored_loses_nothing(objectives, tmp_path, monkeypatch):
+    end = Store.end
+
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        monkeypatch.setattr(Store, "end", end)
+        return end(*args, **kwargs)
+
+    monkeypatch.setattr(Store, "end", interrupted)
+    url = f"sqlite:///{tmp_path}/study.db"
+    result = minimize(objectives.bowl, SPACE, "random", budget=30, workers=2, storage=url)
+    assert result.ended == "interrupted" and 1 <= len(result.trials) <= 3
+    assert all(trial.loss is not None and not trial.error for trial in result.trials)
+    assert all(trial.state.is_finished() for trial in optuna.load_study(study_name="study", storage=url).trials)
 
 
 @pytest.mark.parametrize("times", [1, 2])

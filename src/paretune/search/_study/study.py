@@ -27,6 +27,7 @@ from paretune.search._space.space import Config, Space, key
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
 from paretune.search._study.executors import Job as Work
 from paretune.search._study.guests import Desk
+from paretune.search._study.interrupt import noted
 from paretune.search._study.lending import lend
 from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
@@ -235,9 +236,13 @@ class Search:
         again when the study goes on.
         """
         ended: str | None = None
-        try:
+        with ExitStack() as left:
+            left.callback(self.executor.stop)
+            interrupted = left.enter_context(noted(not isinstance(self.executor, InProcess)))
             while True:
                 try:
+                    if interrupted():
+                        ended = INTERRUPTED
                     if ended != INTERRUPTED:
                         ended = self._fill()
                     if not self.running:
@@ -246,11 +251,9 @@ class Search:
                         self._end(number, outcome)
                     self._stop_where_all_fails()
                 except KeyboardInterrupt:
-                    if ended == INTERRUPTED or isinstance(self.executor, InProcess):
+                    if ended == INTERRUPTED or interrupted() or isinstance(self.executor, InProcess):
                         raise
                     ended = INTERRUPTED
-        finally:
-            self.executor.stop()
         assert ended is not None
         return Result(
             best_of(self.trials.values()), tuple(self.trials[number] for number in sorted(self.trials)), ended
