@@ -203,3 +203,15 @@ def test_status_tells_the_time_left_while_runs_are_under_way(cli, study):
         connection.commit()
     assert "left, if the study is being run" in cli("search", "status", "study.yaml").stdout
     assert json.loads(cli("search", "status", "study.yaml", "--json").stdout)["seconds_left"] > 0
+
+
+def test_another_version_of_the_objective_is_told_and_refused_where_strict(cli, study):
+    assert cli("search", "run", "study.yaml", "--budget", "5", "--strict").exit_code == 0
+    (study / "objectives.py").write_text(OBJECTIVE + "# changed\n")
+    result = cli("search", "run", "study.yaml", "--budget", "6", "--strict")
+    assert result.exit_code == 2 and "strict: the objective's source is not what it was" in result.output
+    how = ("search", "resume", "sqlite:///bowl.db", "objectives.py:bowl", "--name", "bowl", "--budget", "6")
+    assert cli(*how, "--strict").exit_code == 2
+    result = cli("search", "run", "study.yaml", "--budget", "6")
+    assert result.exit_code == 0 and "earlier runs may not compare with new ones" in result.stderr
+    assert cli(*how, "--strict", "--join").exit_code == 0, "nobody runs it, so that there is nothing to join"

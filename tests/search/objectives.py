@@ -20,6 +20,12 @@ def slow(config, budget, context):
     return {"loss": bowl(config), "process": os.getpid()}
 
 
+def steady(config, budget, context):
+    """Take a tenth of a second and say which process ran it."""
+    time.sleep(0.1)
+    return {"loss": bowl(config), "process": os.getpid()}
+
+
 def crashes_once(config, budget, context):
     """End the process at the first run of a configuration below 0.5."""
     mark = context.checkpoint_dir / "tried"

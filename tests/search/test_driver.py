@@ -19,7 +19,6 @@ from paretune.errors import InputError, RunError
 from paretune.search import Float, minimize
 from paretune.search._study import driver
 from paretune.search._study.driver import Seat, process_start
-from paretune.search._study.goals import LOSS_ALONE
 from paretune.search._study.method import method_of
 from paretune.search._study.storage import Store
 from paretune.search._study.study import plan_to_json
@@ -45,7 +44,7 @@ def url(tmp_path):
 def store(url):
     from paretune.search import Space
 
-    return Store(url, "study", plan_to_json(Space(SPACE), method_of("random"), 0, LOSS_ALONE, 1), resume=False)
+    return Store(url, "study", plan_to_json(Space(SPACE), method_of("random"), 0), resume=False)
 
 
 def bowl(config):

@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import optuna
 import pytest
@@ -145,6 +144,14 @@ def test_a_folder_is_no_file(tmp_path):
         go_on(f"sqlite:///{tmp_path}/folder.db")
 
 
+def test_what_cannot_be_opened(tmp_path):
+    (tmp_path / "link.db").symlink_to(tmp_path / "nowhere" / "study.db")
+    with pytest.raises(
+        InputError, match=r"link.db cannot be opened; see that .* neither it nor its folder is read"
+    ):
+        go_on(f"sqlite:///{tmp_path}/link.db")
+
+
 def test_a_newer_schema(url, study):
     with sqlite3.connect(study) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'v9.9.9'")
@@ -196,10 +203,13 @@ def test_a_damaged_file_is_copied_and_its_runs_are_saved(url, study, how):
         )
     }
     content = damaged(study, how)
-    copy, runs = Path(f"{study}.damaged"), Path(f"{study}.salvaged.jsonl")
     for _ in range(2):  # the second time is no different
         with pytest.raises(InputError, match=r"is damaged .* and is not used") as told:
             go_on(url)
+        (copy,), (runs,) = (
+            study.parent.glob("study.db.damaged-????????"),
+            study.parent.glob("study.db.salvaged-*.jsonl"),
+        )
         assert str(copy) in str(told.value) and str(runs) in str(told.value)
         assert study.read_bytes() == content == copy.read_bytes()
     saved = [json.loads(line) for line in runs.read_text().splitlines()]
@@ -221,7 +231,7 @@ def test_the_runs_of_whole_pages_are_saved(url, study, tmp_path):
     study.write_bytes(content)
     with pytest.raises(InputError, match="is damaged"):
         go_on(url)
-    saved = [json.loads(line) for line in Path(f"{study}.salvaged.jsonl").read_text().splitlines()]
+    saved = [json.loads(line) for line in next(study.parent.glob("*.jsonl")).read_text().splitlines()]
     by_number = {line["number"]: line for line in whole}
     assert 20 < len(saved) < 60 and all(
         by_number[line["number"]] == by_number[line["number"]] | line for line in saved
@@ -236,7 +246,7 @@ def test_what_stands_on_whole_pages_may_be_damaged(url, study, old, new, left):
     study.write_bytes(study.read_bytes().replace(old, new, 1))
     with pytest.raises(InputError, match="is damaged"):
         go_on(url)
-    assert len(Path(f"{study}.salvaged.jsonl").read_text().splitlines()) == left
+    assert len(next(study.parent.glob("*.jsonl")).read_text().splitlines()) == left
 
 
 def test_a_study_that_was_killed_is_not_damaged(url, study, tmp_path):

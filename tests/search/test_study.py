@@ -15,6 +15,7 @@ from paretune.search import Categorical, Constant, Float, Int, Limits, Ordered, 
 from paretune.search._study.limits import limits_of
 from paretune.search._study.objective import arity, call, outcome_of
 from paretune.search._study.plain import space_from_json, space_to_json
+from paretune.search._study.storage import Store
 
 SPACE = Space(
     {
@@ -116,6 +117,33 @@ def test_a_run_that_is_lost_three_times_is_given_up(tmp_path):
     assert [trial.attempt for trial in result.trials if trial.config_number == 0] == [1, 2, 3]
     assert all(trial.error for trial in result.trials if trial.config_number == 0)
     assert sum(not trial.error for trial in result.trials) == 4
+
+
+def test_a_lost_run_is_done_again_where_its_next_attempt_was_not_stored(tmp_path, monkeypatch):
+    """Found by benchmarks/crash.py: killed between storing that a run was lost and that it begins again."""
+    how = {"method": {"hyperband": HALVED}, "budget": 20, "storage": f"sqlite:///{tmp_path}/study.db"}
+    straight = minimize(loss_of, SPACE, how["method"], 20)
+    calls = []
+
+    def killed(config, budget):
+        calls.append(config)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return loss_of(config, budget)
+
+    def begins(*args):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        minimize(killed, SPACE, **how)
+    for _ in range(3):  # it is lost once, however often the study is begun in vain
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Store, "begin", begins)
+            minimize(loss_of, SPACE, **how)
+    result = minimize(loss_of, SPACE, **how)
+    kept = [(trial.config, trial.budget, trial.loss) for trial in result.trials if not trial.error]
+    assert len(kept) == 20 and all((t.config, t.budget, t.loss) in kept for t in straight.trials)
+    assert [trial.attempt for trial in result.trials if trial.config_number == 7][:2] == [1, 2]
 
 
 def test_optuna_sees_an_ordinary_study(tmp_path):

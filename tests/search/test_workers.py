@@ -18,6 +18,9 @@ import pytest
 
 from paretune.errors import InputError
 from paretune.search import Float, minimize
+from paretune.search._study.executors import Job, Lost, Processes
+from paretune.search._study.interrupt import noted
+from paretune.search._study.storage import Store
 
 SPACE = {"x": Float(0, 1)}
 
@@ -67,6 +70,30 @@ def test_a_worker_that_dies_costs_its_run_which_is_done_again(objectives, tmp_pa
     assert {trial.config_number for trial in lost} == {t.config_number for t in done if t.attempt == 2}
 
 
+def test_a_worker_that_is_killed_before_it_began_costs_nothing(objectives):
+    """Found by benchmarks/crash.py: a run was given up after three workers that had not seen it."""
+    pool = Processes(objectives.bowl, lambda *report: None, 1, timeout=None, memory=None)
+    killed = []
+
+    def kill():
+        for worker in pool._workers:
+            if worker.process.pid not in killed and len(killed) < deaths:
+                killed.append(worker.process.pid)
+                worker.process.kill()
+
+    begun = pool._begun
+    pool._begun = lambda: (begun(), kill())[0]
+    try:
+        for deaths, lost in ((2, False), (3, True)):
+            killed.clear()
+            pool.stop()
+            pool.start(Job(7, {"x": 0.3}, None, 0, None))
+            ((number, ended),) = pool.wait()
+            assert number == 7 and isinstance(ended, Lost) == lost and len(killed) == deaths
+    finally:
+        pool.stop()
+
+
 def test_a_run_that_kills_its_worker_three_times_has_failed(objectives):
     result = minimize(objectives.crashes_always, SPACE, "random", budget=12, workers=2)
     by_config = Counter(trial.config_number for trial in result.trials)
@@ -102,6 +129,9 @@ SCRIPT = """
 import sys
 from objectives import patient
 from paretune.search import Float, minimize
+from paretune.search._study.executors import Job, Lost, Processes
+from paretune.search._study.interrupt import noted
+from paretune.search._study.storage import Store
 if __name__ == "__main__":
     minimize(patient, {"x": Float(0, 1)}, {"hyperband": {"min": 1, "max": 9}}, budget=60,
              storage=sys.argv[1], workers=int(sys.argv[2]))
@@ -133,3 +163,85 @@ def test_a_driver_that_is_killed_loses_no_finished_run(objectives, tmp_path, wor
     done = [trial for trial in trials if trial.state.is_finished() and not trial.user_attrs["outcome"]["error"]]
     runs = Counter((trial.user_attrs["config_number"], trial.user_attrs["budget"]) for trial in done)
     assert len(done) == 60 and max(runs.values()) == 1
+
+
+STUDY = """
+name: slow
+objective: slow.py:slow
+space: {x: {float: [0, 1]}}
+method: random
+budget: 6
+workers: 2
+"""
+SLOW = """
+import time
+from pathlib import Path
+
+
+def slow(config, budget):
+    with Path(__file__).with_name("log").open("a") as log:
+        log.write("began\\n")
+    time.sleep(0.0 if Path(__file__).with_name("quick").exists() else SECONDS)
+    return config["x"]
+"""
+
+
+def test_ctrl_c_is_noted_once():
+    """It may come while a run's end is stored: nothing is half done then."""
+    before = signal.getsignal(signal.SIGINT)
+    with noted(True) as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with noted(False) as interrupted, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_while_a_run_is_stored_loses_nothing(objectives, tmp_path, monkeypatch):
+    end = Store.end
+
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        monkeypatch.setattr(Store, "end", end)
+        return end(*args, **kwargs)
+
+    monkeypatch.setattr(Store, "end", interrupted)
+    url = f"sqlite:///{tmp_path}/study.db"
+    result = minimize(objectives.bowl, SPACE, "random", budget=30, workers=2, storage=url)
+    assert result.ended == "interrupted" and 1 <= len(result.trials) <= 3
+    assert all(trial.loss is not None and not trial.error for trial in result.trials)
+    assert all(trial.state.is_finished() for trial in optuna.load_study(study_name="study", storage=url).trials)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_lets_runs_end_and_a_second_one_stops_them(tmp_path, times):
+    """The command itself: once, what runs is finished and no more begun; twice, it ends now and can go on."""
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "slow.py").write_text(SLOW.replace("SECONDS", "3" if times == 1 else "600"))
+    command = [sys.executable, "-m", "paretune", "search", "run", "study.yaml"]
+    driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    log = tmp_path / "log"
+    while not log.exists() or len(log.read_text().splitlines()) < 2:
+        assert driver.poll() is None
+        time.sleep(0.01)
+    driver.send_signal(signal.SIGINT)
+    if times == 2:
+        time.sleep(1)
+        assert driver.poll() is None, "the first one waits for the runs"
+        driver.send_signal(signal.SIGINT)
+    printed, _ = driver.communicate(timeout=60)
+    assert len(log.read_text().splitlines()) == 2
+    stored = optuna.load_study(study_name="slow", storage=f"sqlite:///{tmp_path}/slow.db")
+    assert [trial.state.is_finished() for trial in stored.trials] == [times == 1] * 2
+    assert "driver" not in stored.user_attrs, "it has left"
+    assert driver.returncode == (0 if times == 1 else 130)
+    assert times == 2 or "2 runs, ended by interrupted" in printed
+    (tmp_path / "quick").write_text("")
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    attempts = [trial.user_attrs["attempt"] for trial in optuna.load_study(
+        study_name="slow", storage=f"sqlite:///{tmp_path}/slow.db"
+    ).trials]  # fmt: skip
+    assert sorted(attempts) == ([1] * 6 if times == 1 else [1] * 6 + [2] * 2)

@@ -36,12 +36,19 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+STRICT = click.option("--strict", is_flag=True, help="Refuse an objective whose source has changed since.")
+JOIN = click.option(
+    "--join", is_flag=True, help="Lend the workers to the process that runs the study, where one does."
+)
+
+
 @command("run")
 @STUDY
 @click.option("--budget", help="Instead of the file's: a number of runs, or a time as 30min.")
 @click.option("--workers", type=int, help="Instead of the file's: worker processes.")
-@click.option("--strict", is_flag=True, help="Refuse an objective whose source has changed since the last run.")
-def run(screen: Screen, study: Path, budget: str | None, workers: int | None, strict: bool) -> int:
+@STRICT
+@JOIN
+def run(screen: Screen, study: Path, budget: str | None, workers: int | None, strict: bool, join: bool) -> int:
     """Run STUDY, a YAML file, until its budget is spent; a study that was begun before goes on.
 
     Where it searches over a recipe, the best is run at the end, confirmed on the test data and reported.
@@ -57,7 +64,7 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None, st
     limits: Any = asked.limits if budget is None else limits_of(int(budget) if budget.isdigit() else budget)
     same = ("storage", "name", "seed", "timeout", "memory", "folder", "repeats")
     how: dict[str, Any] = {name: getattr(asked, name) for name in same} | asked.goals.to_json()
-    how |= {"workers": asked.workers if workers is None else workers, "strict": strict}
+    how |= {"workers": asked.workers if workers is None else workers, "strict": strict, "join": join}
     recipe = asked.objective if isinstance(asked.objective, Candidate) else None
     if recipe is not None and asked.folder is not None:
         recipe.opened.check_budgets(asked.sampler.budgets)
@@ -78,7 +85,11 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None, st
 @click.option("--name", default="study", show_default=True, help="Of the study.")
 @click.option("--budget", required=True, help="A number of runs in all, or a time as 30min.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Worker processes.")
-def resume(screen: Screen, storage: str, objective: str, name: str, budget: str, workers: int) -> None:
+@STRICT
+@JOIN
+def resume(
+    screen: Screen, storage: str, objective: str, name: str, budget: str, workers: int, strict: bool, join: bool
+) -> None:
     """Go on with a study that is in STORAGE (sqlite:///study.db), by OBJECTIVE (path/to/file.py:function) alone.
 
     Its space, method and seed are those that it was begun with.
@@ -88,8 +99,9 @@ def resume(screen: Screen, storage: str, objective: str, name: str, budget: str,
     from paretune.search._study.file import Reference
 
     much: Any = int(budget) if budget.isdigit() else budget
+    how: dict[str, Any] = {"name": name, "workers": workers, "strict": strict, "join": join}
     with study_progress(sys.stderr, quiet=screen.quiet) as listen:
-        result = go_on(Reference(objective), storage, much, name=name, workers=workers, listen=listen)
+        result = go_on(Reference(objective), storage, much, listen=listen, **how)
     _show(screen, result)
 
 

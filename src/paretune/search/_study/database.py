@@ -34,7 +34,7 @@ MEANT = {
     8: "cannot be written to, it or its folder is read-only; copy it to a folder of yours, or see its permissions",
     10: "could not be read or written: the disk failed, is full, or a limit of file sizes was reached",
     13: "could not be written: the disk is full; free some space",
-    14: "cannot be opened; see that it is a file, and that you may write to it and its folder",
+    14: "cannot be opened; see that it is a file, and that neither it nor its folder is read-only",
     FOREIGN: "is no SQLite database",
 }
 """What a code says of a file."""

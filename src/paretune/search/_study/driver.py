@@ -61,6 +61,8 @@ class Driver:
     """Where it takes workers of other processes (`join`); empty where it takes none."""
     key: str = ""
     """What these must show, in hexadecimal."""
+    strict: bool = False
+    """Whether they must have the same version of the objective."""
 
     @property
     def alive(self) -> bool:
@@ -140,11 +142,11 @@ class Seat:
         return text
 
     @contextmanager
-    def taken(self, address: str = "", key: str = "") -> Iterator[Driver]:
+    def taken(self, address: str = "", key: str = "", *, strict: bool = False) -> Iterator[Driver]:
         """Drive the study for as long as the block runs; an InputError where another process does."""
         mine = Driver(
             socket.gethostname(), _machine(), os.getpid(), process_start(os.getpid()) or "",
-            datetime.now().astimezone().isoformat(" ", "seconds"), time.time(), uuid4().hex, address, key,
+            datetime.now().astimezone().isoformat(" ", "seconds"), time.time(), uuid4().hex, address, key, strict,
         )  # fmt: skip
         self._text = json.dumps(asdict(mine))
         _OURS.add(mine.token)

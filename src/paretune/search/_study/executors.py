@@ -15,11 +15,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, final
 
 from paretune.errors import InputError
+from paretune.search._study.guests import Desk, Guest
 from paretune.search._study.objective import Objective, Outcome, Run, call
 from paretune.search._study.source import source_hash
 
@@ -29,6 +31,8 @@ GRACE = 5.0
 """Seconds that a worker has to end by itself."""
 START = 60.0
 """Seconds that a worker has to begin, which do not count as its run's."""
+STARTS = 3
+"""A run whose worker was killed before it had begun is given to another one so often; it did not see the run."""
 
 
 @final
@@ -57,6 +61,8 @@ class Executor(ABC):
 
     slots: int
     """Runs at the same time."""
+    desk: Desk | None = None
+    """Where workers of other processes arrive."""
 
     def clock(self) -> float:
         """Return the time in seconds, from any origin, by which limits of wall time go."""
@@ -68,7 +74,7 @@ class Executor(ABC):
 
     @abstractmethod
     def wait(self) -> list[tuple[int, Outcome | Lost]]:
-        """Return the runs that have ended since, at least one where any is under way."""
+        """Return the runs that have ended since: at least one where any is under way, or a worker has arrived."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -111,6 +117,8 @@ class _Worker:
     began: float = 0.0
     start: float = START
     """Seconds that it may still need to begin; 0 once it has."""
+    starts: int = 1
+    """The how many-th worker it is for its first run."""
 
     @property
     def took(self) -> float:
@@ -137,17 +145,12 @@ class Processes(Executor):
         timeout: float | None,
         memory: int | None,
         warn: Callable[[str], None] = lambda text: None,
+        desk: Desk | None = None,
     ) -> None:
-        try:
-            self._objective = pickle.dumps(objective)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise InputError(
-                f"workers={slots}: the objective cannot be sent to another process ({error}); define it at the "
-                "top of a module, not as a lambda or inside of a function"
-            ) from error
+        self._objective = pickled(objective, slots)
         self._report, self._warn, self.slots = report, warn, slots
-        self._source = source_hash(objective)
-        self._timeout, self._memory = timeout, memory
+        self._source, self._own = source_hash(objective), slots
+        self._timeout, self._memory, self.desk = timeout, memory, desk
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
 
@@ -159,7 +162,7 @@ class Processes(Executor):
         try:
             worker.connection.send(job)
         except OSError:  # it died while it had nothing to do
-            self._workers.remove(worker)
+            self._drop(worker)
             worker = self._begun()
             worker.job, worker.began = job, time.monotonic()
             worker.connection.send(job)
@@ -170,17 +173,25 @@ class Processes(Executor):
         while not found and any(worker.job for worker in self._workers):
             busy = [worker for worker in self._workers if worker.job is not None]
             left = None if (most := self._timeout) is None else max(0.0, min(w.left(most) for w in busy))
-            ready = wait(
-                [worker.connection for worker in busy] + [worker.process.sentinel for worker in busy], left
-            )
+            ends = [worker.process.sentinel for worker in busy if worker.process.sentinel is not None]
+            bell = [] if self.desk is None else [self.desk.bell]
+            ready = wait([*(worker.connection for worker in busy), *ends, *bell], left)
+            if self.desk is not None and self.desk.bell in ready:
+                for arrived in self.desk.arrivals():
+                    self._add(*arrived)
+                self.slots = self._own + sum(isinstance(worker.process, Guest) for worker in self._workers)
             for worker in busy:
                 ended = self._look(worker, ready)
                 if ended is not None:
                     found.append(ended)
+            if bell and bell[0] in ready:
+                return found  # there is more to begin
         return found
 
     def stop(self) -> None:
-        """End all workers, those with a run too."""
+        """End all workers, those with a run too; lent ones are sent home."""
+        if self.desk is not None:
+            self.desk.close()
         for worker in self._workers:
             if worker.job is None and worker.process.is_alive():
                 try:
@@ -191,23 +202,33 @@ class Processes(Executor):
                 worker.process.kill()
         for worker in self._workers:
             worker.process.join(GRACE)
-            worker.process.kill()
+            if not isinstance(worker.process, Guest):
+                worker.process.kill()
             worker.connection.close()
         self._workers.clear()
 
     def _begun(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._objective, self._memory), daemon=True)
+        process = self._context.Process(target=serve, args=(theirs, self._objective, self._memory), daemon=True)
         process.start()
         theirs.close()
-        number = min(set(range(self.slots)) - {worker.number for worker in self._workers})  # a dead one's, too
-        self._workers.append(_Worker(number, process, ours))
+        return self._add(process, ours)
+
+    def _add(self, process: Any, connection: Connection) -> _Worker:
+        numbers = {worker.number for worker in self._workers}
+        number = next(number for number in count() if number not in numbers)  # a dead one's, too
+        self._workers.append(_Worker(number, process, connection))
         return self._workers[-1]
+
+    def _drop(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        self.slots -= isinstance(worker.process, Guest)
 
     def _look(self, worker: _Worker, ready: list[Any]) -> tuple[int, Outcome | Lost] | None:
         """Return how a worker's run ended, None where it goes on."""
-        assert worker.job is not None
-        number = worker.job.number
+        job = worker.job
+        assert job is not None
+        number = job.number
         try:
             while worker.connection.poll():
                 kind, content = worker.connection.recv()
@@ -223,12 +244,16 @@ class Processes(Executor):
         except (EOFError, OSError):
             pass  # it died; its sentinel says so
         if not worker.process.is_alive():
-            self._workers.remove(worker)
+            self._drop(worker)
+            if worker.start and worker.starts < STARTS and (worker.process.exitcode or 0) < 0:
+                self._begun().starts = worker.starts + 1
+                self.start(job)
+                return None
             return number, Lost(_why(worker.process.exitcode), worker.took)
         if self._timeout is not None and worker.left(self._timeout) <= 0:
             worker.process.kill()
             worker.process.join(GRACE)
-            self._workers.remove(worker)
+            self._drop(worker)
             told = f"it took longer than timeout={self._timeout:g} s and was killed"
             return number, Outcome(math.inf, worker.took, error=told)
         return None
@@ -240,7 +265,20 @@ class Processes(Executor):
             )
 
 
+def pickled(objective: Objective, workers: int) -> bytes:
+    """Return an objective as it is sent to other processes; one that cannot be is an InputError."""
+    try:
+        return pickle.dumps(objective)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"workers={workers}: the objective cannot be sent to another process ({error}); define it at the top "
+            "of a module, not as a lambda or inside of a function"
+        ) from error
+
+
 def _why(code: int | None) -> str:
+    if code is None:
+        return "its worker, lent by another process, ended"
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
@@ -248,7 +286,7 @@ def _why(code: int | None) -> str:
     return f"its worker ended with exit code {code}"
 
 
-def _serve(connection: Connection, objective: bytes, memory: int | None) -> None:
+def serve(connection: Any, objective: bytes, memory: int | None) -> None:
     """Run one job after the other until there are no more, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which lets runs end
     if memory is not None:
@@ -256,7 +294,10 @@ def _serve(connection: Connection, objective: bytes, memory: int | None) -> None
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     function, parent = pickle.loads(objective), os.getppid()
-    connection.send(("began", source_hash(function)))
+    try:
+        connection.send(("began", source_hash(function)))
+    except OSError:
+        return  # the driver was killed in the meantime
     while True:
         while not connection.poll(1.0):
             if os.getppid() != parent:  # the driver was killed

@@ -25,21 +25,26 @@ FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
 def keep_damaged(path: Path, problem: str) -> str:
-    """Copy a damaged database, write what can be read of it, and return what to tell; it stays as it was."""
-    copy, runs = path.with_name(f"{path.name}.damaged"), path.with_name(f"{path.name}.salvaged.jsonl")
+    """Copy a damaged database, write what can be read of it, and return what to tell; it stays as it was.
+
+    The names of both files hold eight digits of its hash: once for each damage, and no earlier copy is replaced.
+    """
+    digits = sha256(path)[:8]
+    copy, runs = (
+        path.with_name(f"{path.name}.{end}") for end in (f"damaged-{digits}", f"salvaged-{digits}.jsonl")
+    )
     try:
-        if not copy.exists() or sha256(copy) != sha256(path):
-            for end in ("-wal", ""):
-                source = path.with_name(path.name + end)
-                if source.exists():
-                    shutil.copyfile(source, copy.with_name(copy.name + end))
-        lines = list(salvaged(path))
+        for end in ("-wal", ""):
+            source, target = path.with_name(path.name + end), copy.with_name(copy.name + end)
+            if source.exists() and not target.exists():
+                shutil.copyfile(source, target)
     except OSError as error:
         raise disk_error(copy, error) from error
+    lines = list(salvaged(path))
     write_text(runs, "".join(f"{json.dumps(line)}\n" for line in lines))
     return (
-        f"{path} is damaged ({' '.join(problem.split())}) and is not used. A copy is kept in {copy}, and "
-        f"the {len(lines)} finished runs that could be read are in {runs}, one line each; choose another storage"
+        f"{path} is damaged ({' '.join(problem.split())}) and is not used. A copy is kept in {copy}, and the "
+        f"{len(lines)} finished runs that could be read are in {runs}, one line each; choose another storage"
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any, final
 from paretune.search._space.space import Space
 from paretune.search._study.events import Events, Listen
 from paretune.search._study.executors import Executor, Job, Lost
-from paretune.search._study.goals import LOSS_ALONE
 from paretune.search._study.limits import Spec, limits_of
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Outcome
@@ -70,5 +69,5 @@ def simulate(
 ) -> Result:
     """Return what `minimize` would find, by the clock of an executor."""
     sampler = method_of(method)
-    store = Store(storage, "study", plan_to_json(space, sampler, seed, LOSS_ALONE, 1), resume=False)
+    store = Store(storage, "study", plan_to_json(space, sampler, seed), resume=False)
     return Search(executor, space, sampler, limits_of(budget), store, seed, None, Events(listen)).run()

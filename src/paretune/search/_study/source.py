@@ -43,11 +43,13 @@ def source_hash(objective: Objective) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_source(study: Any, objective: Objective, strict: bool, warn: Callable[[str], None]) -> None:
-    """Compare an objective with the one that a study's runs come from, and keep it.
+def check_source(
+    study: Any, objective: Objective, strict: bool, warn: Callable[[str], None], *, keep: bool = True
+) -> None:
+    """Compare an objective with the one that a study's runs come from.
 
-    study: Optuna's. One with another source is warned of; an InputError where `strict`, and the study stays as it
-    was.
+    study: Optuna's. keep: it is the study's from now on. One with another source is warned of; where `strict` it
+        is an InputError, and the study stays as it was.
     """
     here, there = source_hash(objective), study.user_attrs.get(ATTRIBUTE)
     if here is None or here == there:
@@ -57,4 +59,5 @@ def check_source(study: Any, objective: Objective, strict: bool, warn: Callable[
         if strict:
             raise InputError(f"strict: {text}; go on with that version, choose another name, or leave strict out")
         warn(f"{text}; earlier runs may not compare with new ones")
-    study.set_user_attr(ATTRIBUTE, here)
+    if keep:
+        study.set_user_attr(ATTRIBUTE, here)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -27,8 +28,9 @@ from paretune.search._schedule.ladder import Budget
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Config, Space
 from paretune.search._study.database import SQLITE, TIMEOUT, TURNS, check, path_of, reading, told, writes
-from paretune.search._study.driver import Seat
+from paretune.search._study.driver import Driver, Seat
 from paretune.search._study.goals import LOSS, Goals, goals_of
+from paretune.search._study.guests import Desk
 
 LOST = "lost"
 """What the error of a run begins with whose process ended."""
@@ -44,6 +46,8 @@ COPYING = "copying"
 """The attribute of a version that is being made."""
 RARE = ("repeat", "turn")
 """What it says where it is not 0."""
+MOMENT = 0.1
+"""Seconds between two looks at a driver that is about to leave."""
 SCHEMA = 1
 """Of the attributes; a study of a newer one is refused."""
 
@@ -135,13 +139,29 @@ class Store:
             self._agree(plan, name)
 
     @contextmanager
-    def driven(self, address: str = "", key: str = "") -> Iterator[None]:
-        """Drive the study in this process; an InputError where another one does. See `Seat.taken`."""
+    def driven(self, desk: Desk | None = None, *, strict: bool = False) -> Iterator[None]:
+        """Drive the study in this process, which takes workers at a desk; an InputError where another one does."""
+        door = ("", "") if desk is None else (desk.address, desk.key.hex())
         with ExitStack() as left:
             if self.seat is not None:
                 with told(self.path, InputError):
-                    left.enter_context(self.seat.taken(address, key))
+                    left.enter_context(self.seat.taken(*door, strict=strict))
             yield
+
+    def driver(self) -> Driver | None:
+        """Return who drives the study, None where nobody does."""
+        with told(self.path, InputError):
+            found = None if self.seat is None else self.seat.look()
+        return found if found is not None and found.alive else None
+
+    def left(self, driver: Driver) -> bool:
+        """Wait until a driver that has sent its workers home has left; return whether it did so by itself."""
+        assert self.seat is not None
+        while (now := self.driver()) is not None and now.token == driver.token:
+            time.sleep(MOMENT)
+        with told(self.path, InputError):
+            record = self.seat.look()
+        return record is None or record.token != driver.token
 
     def check_driver(self) -> None:
         """Raise a RunError where another process drives the study by now."""

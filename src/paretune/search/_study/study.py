@@ -12,6 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -39,7 +40,10 @@ from paretune.search._study.events import Event, Events, begin
 from paretune.search._study.executors import Executor, InProcess, Lost, Processes
 from paretune.search._study.executors import Job as Work
 from paretune.search._study.front import Found, found_by
-from paretune.search._study.goals import LOSS, Constraints, Goals, Objectives, goals_of, hidden
+from paretune.search._study.goals import LOSS, LOSS_ALONE, Constraints, Goals, Objectives, goals_of, hidden
+from paretune.search._study.guests import Desk
+from paretune.search._study.interrupt import noted
+from paretune.search._study.lending import lend
 from paretune.search._study.limits import Limits, Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, Outcome, arity
@@ -123,6 +127,7 @@ def minimize(
     memory: int | None = None,
     folder: str | Path | None = None,
     strict: bool = False,
+    join: bool = False,
     listen: Callable[[str, dict[str, Any]], None] | None = None,
 ) -> Result:
     """Search for the configuration with the least loss.
@@ -145,6 +150,8 @@ def minimize(
     workers: above 1, runs happen in so many processes of their own; the objective must then be defined at the
         top of a module. timeout: of a run, "10min"; one that takes longer is killed and counts as failed.
         memory: bytes that a worker may have. Both put runs into a process of their own with one worker, too.
+    join: where another process runs the study already, lend it `workers` processes until it ends; else run it.
+        Without it a study that another process runs is an InputError. It must have begun with 2 workers or more.
     strict: an objective whose source is not what it was when the study was last run, or that of a worker, is an
         error; else listen is told as ("warning", {"text": ...}).
     listen: told what happens, as ("run", {...}); ("plan", {...}) is what `expected_runs` returns of what is left.
@@ -161,11 +168,21 @@ def minimize(
     space = settled(space, storage, name, told)
     plan = plan_to_json(space, sampler, seed, goals, repeats)
     warn = _warner(told, strict)
-    executor = _executor(objective, told, warn, workers, timeout, memory)
-    store = opened(storage, name, plan, space, told)
-    if place is not None and store.name != name:
-        place /= store.name  # numbers of configurations are a version's own
-    with store.driven():
+    executor = _executor(objective, told, warn, workers, timeout, memory, lends=storage is not None)
+    with ExitStack() as left:
+        left.callback(executor.stop)
+        store = opened(storage, name, plan, space, told)
+        if place is not None and store.name != name:
+            place /= store.name  # numbers of configurations are a version's own
+        while join and (driver := store.driver()) is not None:
+            check_source(store.study, objective, strict or driver.strict, warn, keep=False)
+            lend(driver, objective, workers, memory)
+            if store.left(driver):
+                trials = tuple(store.read())
+                found = found_by(trials, goals, repeats, len(sampler.budgets) - 1)
+                ended = f"the end of {driver}, to which workers were lent"
+                return Result(found.best, trials, ended, found, told.told)
+        left.enter_context(store.driven(executor.desk, strict=strict))
         check_source(store.study, objective, strict, warn)
         return Search(executor, space, sampler, limits, store, seed, place, told, repeats).run()
 
@@ -187,6 +204,7 @@ def _executor(
     workers: int,
     timeout: float | str | None,
     memory: int | None,
+    lends: bool,
 ) -> Executor:
     check_whole("workers", workers)
     check_whole("memory", memory)
@@ -197,7 +215,9 @@ def _executor(
     if workers == 1 and timeout is None and memory is None:
         return InProcess(objective, report)
     most = None if timeout is None else seconds(timeout, "timeout")
-    return Processes(objective, report, workers, timeout=most, memory=memory, warn=warn)
+    return Processes(
+        objective, report, workers, timeout=most, memory=memory, warn=warn, desk=Desk() if lends else None
+    )
 
 
 def _warner(listen: Callable[[str, dict[str, Any]], None], strict: bool) -> Callable[[str], None]:
@@ -211,7 +231,9 @@ def _warner(listen: Callable[[str, dict[str, Any]], None], strict: bool) -> Call
     return warn
 
 
-def plan_to_json(space: Space, sampler: Sampler, seed: int, goals: Goals, repeats: int) -> dict[str, Any]:
+def plan_to_json(
+    space: Space, sampler: Sampler, seed: int, goals: Goals = LOSS_ALONE, repeats: int = 1
+) -> dict[str, Any]:
     """Return what defines a study, as it is stored with it; goals and repeats where they are not the default."""
     plan = {"space": space_to_json(space), "method": method_to_json(sampler), "seed": seed}
     return plan | goals.to_json() | ({"repeats": repeats} if repeats > 1 else {})
@@ -282,9 +304,13 @@ class Search:
         ended: str | None = None
         self.listen("begin", begin(self))
         self._check()
-        try:
+        with ExitStack() as left:
+            left.callback(self.executor.stop)
+            interrupted = left.enter_context(noted(not isinstance(self.executor, InProcess)))
             while True:
                 try:
+                    if interrupted():
+                        ended = INTERRUPTED
                     if ended != INTERRUPTED:
                         ended = self._fill()
                     if not self.running:
@@ -293,11 +319,9 @@ class Search:
                         self._end(number, outcome)
                     self._stop_where_all_fails()
                 except KeyboardInterrupt:
-                    if ended == INTERRUPTED or isinstance(self.executor, InProcess):
+                    if ended == INTERRUPTED or interrupted() or isinstance(self.executor, InProcess):
                         raise
                     ended = INTERRUPTED
-        finally:
-            self.executor.stop()
         assert ended is not None
         trials = tuple(self.trials[number] for number in sorted(self.trials))
         found = found_by(trials, self.goals, self.repeats.count, self.repeats.top)
@@ -523,16 +547,17 @@ class Search:
                 self.known.add(key(trial.config))
             last[place_of(trial)] = trial  # a later attempt stands for an earlier one
         for trial in list(last.values()):
-            if trial.loss is None:
+            under_way = trial.loss is None
+            if under_way:
                 self.store.lose(trial.number, DRIVER)
                 self.trials[trial.number] = replace(trial, loss=math.inf, error=f"{LOST}: {DRIVER}")
-                if trial.attempt >= ATTEMPTS:
-                    last[place_of(trial)] = self.trials[trial.number]
-                else:
-                    self.again.append(trial)
-            elif trial.error.startswith(LOST) and trial.attempt < ATTEMPTS:  # its next attempt was not begun
-                last[place_of(trial)] = replace(trial, loss=None)
+            if not under_way and not trial.error.startswith(LOST):
+                continue
+            if trial.attempt >= ATTEMPTS:
+                last[place_of(trial)] = self.trials[trial.number]
+            else:  # lost before, too: the process ended when that was stored, and the next attempt was not
                 self.again.append(trial)
+                last[place_of(trial)] = replace(trial, loss=None)
         for trial in last.values():
             self.finals.begin(trial.config_number, trial.rung, trial.bracket)
         finished = [trial for trial in last.values() if trial.loss is not None]
