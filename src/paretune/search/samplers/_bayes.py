@@ -62,7 +62,8 @@ class Bayes(OneBudget):
         if number < self.startup or not np.isfinite(results.losses).any():
             aside = number % 2 == 1 if number < LEAST else trust == 0
             return from_prior(space, generator, uniform=space.informed and aside)
-        asked = self._asked(space, results, generator, CANDIDATES if space.informed else 1)
+        many = CANDIDATES if space.informed and self.model == "tpe" else 1  # a Gaussian process hardly varies
+        asked = self._asked(space, results, generator, many)
         if not asked:
             return from_prior(space, generator)
         rows = np.stack([space.row(config) for config in asked])
