@@ -24,7 +24,7 @@ from _searches import HALVED, ours, summary
 from paretune.search import Normal
 
 CHECKS = (8, 16, 32, 64)
-BLOCK, SEEDS = 8, 16
+BLOCK, SEEDS = 8, 32
 PROBLEMS = {"counting_ones": "8", "hartmann6": EXACT}
 METHODS: dict[str, dict[str, Any]] = {"bayes": {"bayes": {}}, "bohb": {"bohb": HALVED}}
 KINDS = ("none", "right", "wrong")
