@@ -225,6 +225,13 @@ def _by_sql(connection: sqlite3.Connection, study: int) -> Iterator[_Stored]:
         yield _Stored(number, identity, loss, ended, attributes[identity])
 
 
+def storage_of(url: str) -> Any:
+    """Return Optuna's storage of an URL, made if there is none; one that cannot be used is an InputError."""
+    import optuna
+
+    return _open(optuna, url)
+
+
 def plan_of(storage: str, name: str) -> dict[str, Any]:
     """Return what a stored study was begun with: space, method, seed; one that is not there is an InputError."""
     import optuna
