@@ -127,8 +127,31 @@ def optuna_hyperband(track: Track, seed: int) -> None:
     optuna_tpe(track, seed, halved=True)
 
 
+def smac(track: Track, seed: int) -> None:
+    """SMAC3's multi-fidelity facade by ask and tell; no benchmark has it yet, as pyrfr needs swig to be built."""
+    from smac import MultiFidelityFacade, Scenario
+    from smac.runhistory.dataclasses import TrialValue
+
+    scenario = Scenario(
+        space(track, seed), deterministic=True, min_budget=BUDGETS[0], max_budget=BUDGETS[-1], n_trials=100_000,
+        seed=seed, output_directory=tempfile.mkdtemp(),
+    )  # fmt: skip
+    intensifier = MultiFidelityFacade.get_intensifier(scenario, eta=3)
+    facade = MultiFidelityFacade(
+        scenario,
+        lambda config, seed=0, budget=0: 0.0,
+        intensifier=intensifier,
+        overwrite=True,
+        logging_level=False,
+    )
+    while not track.done:
+        job = facade.ask()
+        budget = min(BUDGETS, key=lambda known: abs(known - job.budget))
+        facade.tell(job, TrialValue(cost=track.evaluate(dict(job.config), budget)))
+
+
 PEERS: dict[str, Callable[[Track, int], None]] = {
-    each.__name__: each for each in (random, hpbandster, dehb, optuna_tpe, optuna_hyperband)
+    each.__name__: each for each in (random, hpbandster, dehb, optuna_tpe, optuna_hyperband, smac)
 }
 
 

@@ -42,17 +42,13 @@ def measure(quick: bool) -> Result:
             count = 2 if quick else FEWER.get(name, SEEDS)
             for start in range(0, count, BLOCK):
                 seeds = list(range(start, min(start + BLOCK, count)))
-                settings: dict[str, Any] = {
-                    "quality": "any" if name in ALONE else quality,
-                    "seeds": seeds,
-                    "checks": checks,
-                }
+                which = "any" if name in ALONE else quality
+                settings: dict[str, Any] = {"quality": which, "seeds": seeds, "checks": checks}
                 settings["how"] = REQUIREMENTS.get(name)
-                row = arms.finish(
-                    f"{settings['quality']}-{name}-{start:02}",
-                    settings,
-                    partial(_arm, name, quality, seeds, checks),
-                )
+                if name not in ALONE:
+                    settings["bias and noise"] = QUALITIES[quality]
+                body = partial(_arm, name, quality, seeds, checks)
+                row = arms.finish(f"{which}-{name}-{start:02}", settings, body)
                 seen.setdefault(name, []).extend(each["regrets"] for each in row["runs"])
         table[quality] = {name: summary(np.array(rows), checks) for name, rows in seen.items()}
         for name, row in table[quality].items():

@@ -78,7 +78,7 @@ def test_a_fit_by_hand(url):
     assert space["left"].prior is None and {kind for kind, _ in heard} == {"prior"}
     assert (
         "lr: the prior LogNormal" in heard[0][1]["text"]
-        and "3 good runs of 1 earlier studies" in heard[0][1]["text"]
+        and "3 good runs (earlier studies: 1)" in heard[0][1]["text"]
     )
 
 

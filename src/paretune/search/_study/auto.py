@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -27,7 +28,7 @@ from paretune.search._space.priors import LogNormal, Normal
 from paretune.search._space.space import Space
 from paretune.search._study.database import SQLITE
 from paretune.search._study.plain import space_from_json
-from paretune.search._study.storage import _open
+from paretune.search._study.storage import storage_of
 
 TOP = 0.15
 """Share of a study's full runs that counts as good."""
@@ -94,17 +95,14 @@ def _stored(storage: str | None, name: str) -> tuple[dict[str, Parameter], list[
     """Return the parameters that a study and its versions were begun with, and the studies beside it."""
     if storage is None:
         return {}, []
-    if storage.startswith(SQLITE):
-        from pathlib import Path
-
-        if not Path(storage.removeprefix(SQLITE)).exists():
-            return {}, []
+    if storage.startswith(SQLITE) and not Path(storage.removeprefix(SQLITE)).exists():
+        return {}, []  # no file is made to look into it
     import optuna
 
     begun: dict[str, Parameter] = {}
     others = []
     with quiet():
-        opened = _open(optuna, storage)
+        opened = storage_of(storage)
         for each in sorted(optuna.get_all_study_names(opened), key=_version):
             study = optuna.load_study(study_name=each, storage=opened)
             if re.fullmatch(rf"{re.escape(name)}(@\d+)?", each):
@@ -166,6 +164,6 @@ def _fitted(parameter: Any, values: list[Any]) -> Any:
 
 def _text(name: str, belief: Any, storage: str | None, studies: int, runs: int) -> str:
     if belief is not None:
-        return f"{name}: the prior {belief} is fitted to {runs} good runs of {studies} earlier studies"
+        return f"{name}: the prior {belief} is fitted to {runs} good runs (earlier studies: {studies})"
     why = "there is no storage" if storage is None else f"no earlier study in {storage} tells anything of it"
     return f"{name}: warning: prior auto is uniform, as {why}"

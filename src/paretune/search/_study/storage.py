@@ -311,6 +311,13 @@ def _by_sql(connection: sqlite3.Connection, study: int) -> Iterator[_Stored]:
         yield _Stored(number, identity, loss, ended, attributes[identity])
 
 
+def storage_of(url: str) -> Any:
+    """Return Optuna's storage of an URL, made if there is none; one that cannot be used is an InputError."""
+    import optuna
+
+    return _open(optuna, url)
+
+
 def name_metrics(study: Any, goals: Goals) -> None:
     """Tell Optuna's tools what the values of a study's trials are, where they are not the loss alone."""
     import optuna

@@ -13,6 +13,7 @@ Sources: Bergstra et al., "Algorithms for hyper-parameter optimization", NeurIPS
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Annotated, Any, ClassVar, final
 
 import numpy as np
@@ -24,15 +25,13 @@ from paretune.search._optuna import Seen, quiet
 from paretune.search._results import Array, Results
 from paretune.search._space.space import Config, Space
 from paretune.search.samplers._base import OneBudget, Suggestion, from_prior
-from paretune.search.samplers._prior import log_prior, power
+from paretune.search.samplers._prior import LEAST, log_prior, power
 
 MODELS = ("tpe", "gp")
 TRIES = 20
 """Suggestions that a rule forbids are asked for anew so often; then a draw from the prior is taken."""
-ASIDE = 4
-"""One in so many draws before there is a model leaves priors aside, so that a wrong prior shows."""
-DRAWN = 128
-"""Draws from the prior that are candidates beside the model's own."""
+CANDIDATES, DRAWN = 4, 128
+"""Suggestions of Optuna, and draws from the prior, among which the best is taken where there is a prior."""
 
 
 @final
@@ -45,7 +44,7 @@ class Bayes(OneBudget):
     model: str = "tpe"
     """`tpe`, or `gp`, a Gaussian process, which takes seconds for each suggestion beyond a few hundred runs."""
     startup: Annotated[int, Range(1, 100_000)] = 10
-    """Draws from the priors before there is a model."""
+    """Draws before there is a model: from the priors, and some beside them, so that a wrong one shows."""
     beta: Annotated[float, Range(0.0, 10_000.0)] = 30.0
     """How long priors count: of n runs, their power is beta / n at most; 0: only before there is a model."""
     top: Annotated[float, Range(0.0, 1.0, low_open=True, high_open=True)] = 0.15
@@ -59,19 +58,27 @@ class Bayes(OneBudget):
 
     def suggest(self, space: Space, results: Results, generator: np.random.Generator, number: int) -> Suggestion:
         """Return what the model asks for, or the candidate that model and prior together say is best."""
-        if number < self.startup or not np.isfinite(results.losses).any():
-            return from_prior(space, generator, uniform=space.informed and number % ASIDE == ASIDE - 1)
-        config = self._asked(space, results, generator)
-        if config is None:
-            return from_prior(space, generator)
-        row = space.row(config)
         trust = power(space, results.rows, results.losses, self.beta)
+        if number < self.startup or not np.isfinite(results.losses).any():
+            aside = number % 2 == 1 if number < LEAST else trust == 0
+            return from_prior(space, generator, uniform=space.informed and aside)
+        many = CANDIDATES if space.informed and self.model == "tpe" else 1  # a Gaussian process hardly varies
+        asked = self._asked(space, results, generator, many)
+        if not asked:
+            return from_prior(space, generator)
+        rows = np.stack([space.row(config) for config in asked])
+        if not space.informed:
+            return Suggestion(rows[0], asked[0], "model")
         if trust > 0:
-            row, config = self._weighted(space, results, row, trust, generator)
-        return Suggestion(row, config, "model")
+            rows = np.concatenate([rows, space.rows(generator.random((DRAWN, len(space))))])
+        for row in rows[np.argsort(-self._scores(space, results, rows, trust), kind="stable")]:
+            config = space.config(row)
+            if space.allowed(config):
+                return Suggestion(row, config, "model")
+        raise AssertionError("what was asked for is allowed")
 
-    def _asked(self, space: Space, results: Results, generator: np.random.Generator) -> Config | None:
-        """Return what Optuna suggests; None where rules forbid all of it."""
+    def _asked(self, space: Space, results: Results, generator: np.random.Generator, count: int) -> list[Config]:
+        """Return suggestions of Optuna that no rule forbids, `count` of them at most."""
         if not self._kept or not self._kept[0].precedes(space, results):
             self._kept[:] = [Seen(space, None)]
         (seen,) = self._kept
@@ -82,7 +89,7 @@ class Bayes(OneBudget):
                 seen.add(row, None)
             seen.study.sampler = self._sampler(int(generator.integers(2**31)))
             tried = (seen.ask()[1] for _ in range(TRIES))
-            found = next((config for config in tried if space.allowed(config)), None)
+            found = list(islice((config for config in tried if space.allowed(config)), count))
             seen.forget()
         return found
 
@@ -93,24 +100,16 @@ class Bayes(OneBudget):
         kind = optuna.samplers.TPESampler if self.model == "tpe" else optuna.samplers.GPSampler
         return kind(seed=seed, n_startup_trials=1)
 
-    def _weighted(
-        self, space: Space, results: Results, asked: Array, trust: float, generator: np.random.Generator
-    ) -> tuple[Array, Config]:
-        """Return the best of what was asked for and of draws from the prior, by score times prior^trust.
+    def _scores(self, space: Space, results: Results, points: Array, trust: float) -> Array:
+        """Return the logarithm of score times prior^trust at points (m, parameters), (m,).
 
         The score is TPE's, the ratio of the densities of good and bad runs: Optuna does not tell that of its own
-        models. trust: the prior's power.
+        models.
         """
         n, d = results.rows.shape
         order = np.argsort(results.losses, kind="stable")
         count = max(1, min(d + 1, n // 2), int(self.top * n))
-        good, bad = results.rows[order[:count]], results.rows[order[count:]]
-        points = np.concatenate([asked[None], space.rows(generator.random((DRAWN, d)))])
-        about, score = columns(space), trust * log_prior(space, points)
-        for rows, sign in ((good, 1), (bad, -1)):
-            score += sign * marginals(points, rows, bandwidths(rows, about, together=False), about)
-        for row in points[np.argsort(-score, kind="stable")]:
-            config = space.config(row)
-            if space.allowed(config):
-                return row, config
-        raise AssertionError("what was asked for is allowed")
+        about, found = columns(space), trust * log_prior(space, points)
+        for rows, sign in ((results.rows[order[:count]], 1), (results.rows[order[count:]], -1)):
+            found += sign * marginals(points, rows, bandwidths(rows, about, together=False), about)
+        return found

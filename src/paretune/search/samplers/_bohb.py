@@ -9,7 +9,8 @@ prior.
 Here densities of each parameter by itself take over as soon as a budget has 12 runs, and half of the model's draws
 go on with them when the joint ones begin: many parameters act mostly alone, and the joint model comes too late for
 them. Until there are enough runs for the best 15 %, the better half counts as good, of d + 1 runs at most. Priors
-are where draws without a model come from, half of which leave them aside, so that a wrong prior is overruled.
+are where draws without a model come from, half of which leave them aside, and weight the ratio as far as results
+agree with them (`_prior`), so that a wrong prior is overruled.
 
 With `cost`, the ratio is divided by the seconds that a run will take, as expected improvement per second is by
 Snoek et al., "Practical Bayesian optimization of machine learning algorithms", NeurIPS 2012, arXiv:1206.2944.
@@ -34,6 +35,7 @@ from paretune.search._density import bandwidths, columns, draw, joint, marginals
 from paretune.search._results import Results
 from paretune.search._space.space import Space
 from paretune.search.samplers._base import Halved, Suggestion, from_prior
+from paretune.search.samplers._prior import LEAST, agreement, log_prior, power
 
 Array = NDArray[np.float64]
 VARIANTS = ("default", "paper")
@@ -71,6 +73,8 @@ class Bohb(Halved):
     cost: bool = False
     """Prefer configurations that run faster: wanted where the search's budget is time. A study then depends on
     what the clock said, and no longer on its seed alone."""
+    beta: Annotated[float, Range(0.0, 10_000.0)] = 30.0
+    """How long priors weight candidates: with n kernels, the ratio is multiplied by prior^(beta / n) at most."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +84,7 @@ class Bohb(Halved):
         """Return a draw from the model, or from the prior."""
         known = self.model(results, generator)
         if known is None or generator.random() < self.random:
-            aside = space.informed and generator.random() < self.uniform
+            aside = space.informed and generator.random() < self._aside(space, results)
             return from_prior(space, generator, uniform=aside)
         cost = cost_of(space, results, self.budgets) if self.cost else None
         for row in self._ranked(space, *known, generator, cost):
@@ -88,6 +92,11 @@ class Bohb(Halved):
             if space.allowed(config):
                 return Suggestion(row, config, "model")
         return from_prior(space, generator)
+
+    def _aside(self, space: Space, results: Results) -> float:
+        """Return the share of draws that leave priors aside: all of them where nothing speaks for the priors."""
+        rows, losses = results.at(int(np.bincount(results.rungs).argmax()) if len(results) else 0)
+        return self.uniform if len(rows) < LEAST or agreement(space, rows, losses) > 0 else 1.0
 
     def model(self, results: Results, generator: np.random.Generator) -> tuple[Array, Array, bool] | None:
         """Return good and bad rows of the largest budget that has enough, and whether their density is joint."""
@@ -126,6 +135,9 @@ class Bohb(Halved):
         ratio = density(points, good, widths[0], about) - density(points, bad, widths[1], about)
         if cost is not None:
             ratio -= POWER * cost.relative(points)
+        if space.informed:
+            rows, ranks = np.concatenate([good, bad]), np.minimum(np.arange(len(good) + len(bad)), len(good))
+            ratio += power(space, rows, ranks.astype(float), self.beta) * log_prior(space, points)
         return np.asarray(points[np.argsort(-ratio, kind="stable")])
 
 

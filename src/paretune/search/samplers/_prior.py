@@ -22,6 +22,8 @@ from paretune.search._results import Array
 from paretune.search._space.space import Space
 
 TINY = 1e-300
+LEAST = 4
+"""Results from which on agreement is spoken of."""
 
 
 def log_prior(space: Space, rows: Array) -> Array:
@@ -29,17 +31,20 @@ def log_prior(space: Space, rows: Array) -> Array:
     return np.asarray(np.log(np.maximum(space.density(rows), TINY)))
 
 
-def power(space: Space, rows: Array, losses: Array, beta: float) -> float:
-    """Return the power of the prior after these results, (n, parameters) and (n,): 0 where nothing speaks for it.
+def agreement(space: Space, rows: Array, losses: Array) -> float:
+    """Return how well the prior's order agrees with that of results, (n, parameters) and (n,): 1 at most.
 
-    It is beta / n, times the rank correlation of the prior's density and the results, the best first, less its
-    standard error where there is none, 1 / sqrt(n).
+    It is the rank correlation of the prior's density and the results, the best first, less its standard error
+    where there is none, 1 / sqrt(n); 0 where that is negative, of fewer than four results, and without a prior.
     """
-    n = len(rows)
-    if n < 3 or not space.informed:
+    if len(rows) < LEAST or not space.informed:
         return 0.0
-    agreement = _correlation(log_prior(space, rows), -losses) - 1 / math.sqrt(n)
-    return beta / n * max(0.0, agreement)
+    return max(0.0, _correlation(log_prior(space, rows), -losses) - 1 / math.sqrt(len(rows)))
+
+
+def power(space: Space, rows: Array, losses: Array, beta: float) -> float:
+    """Return the power of the prior after these results: beta / n times the agreement."""
+    return beta / max(1, len(rows)) * agreement(space, rows, losses)
 
 
 def _correlation(a: Array, b: Array) -> float:
