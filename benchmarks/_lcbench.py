@@ -123,6 +123,10 @@ def find_reference(task: str) -> dict[str, float]:
     return {"accuracy": round(best, 4), "seconds": round(float(np.mean(seconds)), 3)}
 
 
-if __name__ == "__main__":
-    REFERENCE.parent.mkdir(parents=True, exist_ok=True)
-    REFERENCE.write_text(json.dumps({task: find_reference(task) for task in tasks()}, indent=1) + "\n")
+def keep_reference(task: str) -> None:
+    """Find the reference of a task and keep it, where that was not done before."""
+    known = json.loads(REFERENCE.read_text()) if REFERENCE.exists() else {}
+    if task not in known:
+        REFERENCE.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(known | {task: find_reference(task)}, indent=1)
+        REFERENCE.write_text(text + "\n")

@@ -20,7 +20,7 @@ import numpy as np
 
 from _arms import WORK, Arms
 from _common import RESULTS, Result, run, say
-from _lcbench import RANGES, SHOWN, tasks
+from _lcbench import RANGES, SHOWN, keep_reference, tasks
 from _oracles import track_of
 from _peers import environment
 from _searches import REQUIREMENTS, peer
@@ -65,6 +65,8 @@ def measure(quick: bool) -> Result:
     held = [] if quick else [task for task in tasks() if task not in SHOWN]
     regrets: dict[str, dict[str, np.ndarray]] = {}
     for group in (SHOWN[:1] if quick else SHOWN, held):
+        for task in group:
+            keep_reference(task)
         for name in (*OURS, *(() if quick else REQUIREMENTS)):
             for task in group:
                 seeds = list(range(2 if quick else SEEDS))
