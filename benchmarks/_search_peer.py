@@ -133,7 +133,7 @@ def smac(track: Track, seed: int) -> None:
     from smac.runhistory.dataclasses import TrialValue
 
     scenario = Scenario(
-        space(track, seed), deterministic=True, min_budget=BUDGETS[0], max_budget=BUDGETS[-1], n_trials=100_000,
+        space(track, seed), deterministic=True, min_budget=track.budgets[0], max_budget=track.budgets[-1], n_trials=100_000,
         seed=seed, output_directory=tempfile.mkdtemp(),
     )  # fmt: skip
     intensifier = MultiFidelityFacade.get_intensifier(scenario, eta=3)
@@ -146,7 +146,7 @@ def smac(track: Track, seed: int) -> None:
     )
     while not track.done:
         job = facade.ask()
-        budget = min(BUDGETS, key=lambda known: abs(known - job.budget))
+        budget = min(track.budgets, key=lambda known: abs(known - job.budget))
         facade.tell(job, TrialValue(cost=track.evaluate(dict(job.config), budget)))
 
 

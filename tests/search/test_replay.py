@@ -150,7 +150,7 @@ def test_whatever_the_order_of_ends_losses_and_kills_it_is_replayed(seed, slots,
             return  # more than half failed
     last = {(trial.config_number, trial.rung): trial for trial in store.read()}
     assert all(trial.attempt == 3 or not trial.error.startswith("lost") for trial in last.values()), "begun again"
-    found = replayed(store.read(), space, sampler, 3)
+    found = replayed(store.read(), plan_to_json(space, sampler, 3), sampler)
     assert found.same, found.differences[0]
 
 
