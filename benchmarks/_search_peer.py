@@ -132,9 +132,10 @@ def smac(track: Track, seed: int) -> None:
     from smac import MultiFidelityFacade, Scenario
     from smac.runhistory.dataclasses import TrialValue
 
+    low, *_, high = track.budgets
     scenario = Scenario(
-        space(track, seed), deterministic=True, min_budget=track.budgets[0], max_budget=track.budgets[-1], n_trials=100_000,
-        seed=seed, output_directory=tempfile.mkdtemp(),
+        space(track, seed), deterministic=True, min_budget=low, max_budget=high, n_trials=100_000, seed=seed,
+        output_directory=tempfile.mkdtemp(),
     )  # fmt: skip
     intensifier = MultiFidelityFacade.get_intensifier(scenario, eta=3)
     facade = MultiFidelityFacade(

@@ -1,4 +1,4 @@
-"""How many runs a budget is good for, by hand and as studies run; which method suits, threshold by threshold."""
+"""How many runs a budget is good for, by hand and as studies run; which method suits, by thresholds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from paretune.search import Float, Limits, minimize
-from paretune.search._study.advice import advise, brackets_of, expected_runs, full_runs
+from paretune.search._study.advice import advise, brackets_of, full_runs
+from paretune.search._study.plan import expected_runs
 from paretune.search.samplers import Asha, Bohb, Hyperband, Random
 
 HALVED = Hyperband(min=1, max=9)
@@ -23,26 +24,23 @@ def test_brackets_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("sampler", "limits", "workers", "seconds", "expected"),
+    ("sampler", "limits", "expected"),
     [
-        (HALVED, Limits(trials=13), 1, None, [9, 3, 1]),
-        (HALVED, Limits(trials=11), 1, None, [9, 2, 0]),
-        (HALVED, Limits(trials=20), 1, None, [9, 6, 5]),  # 9-3-1, 3-1, 3
-        (HALVED, Limits(runs=3), 1, None, [9, 3, 1]),  # 9/9 + 3/3 + 1
-        (HALVED, Limits(runs=2.5), 1, None, [9, 3, 1]),  # what is begun is run to its end
-        (HALVED, Limits(wall=30.0), 1, 10.0, [9, 3, 1]),
-        (HALVED, Limits(wall=15.0), 2, 10.0, [9, 3, 1]),
-        (HALVED, Limits(work=15.0), 2, 10.0, [9, 2, 0]),  # 1.5 full runs: nine ninths and two thirds
-        (HALVED, Limits(wall=30.0, trials=4), 1, 10.0, [4, 0, 0]),
-        (HALVED, Limits(wall=30.0), 1, None, None),
-        (Random(), Limits(trials=7), 1, None, [7]),
-        (Random(), Limits(wall=60.0), 2, 10.0, [12]),
-        (Random(), Limits(runs=2.5), 1, None, [3]),
-        (Random(), Limits(wall=86400.0), 1, 0.001, [86_400_000]),
+        (HALVED, Limits(trials=13), [9, 3, 1]),
+        (HALVED, Limits(trials=11), [9, 2, 0]),
+        (HALVED, Limits(trials=20), [9, 6, 5]),  # 9-3-1, 3-1, 3
+        (HALVED, Limits(runs=3), [9, 3, 1]),  # 9/9 + 3/3 + 1
+        (HALVED, Limits(runs=2.5), [9, 3, 1]),  # what is begun is run to its end
+        (Random(), Limits(trials=7), [7]),
+        (Random(), Limits(runs=2.5), [3]),
     ],
 )
-def test_expected_runs_by_hand(sampler, limits, workers, seconds, expected):
-    assert expected_runs(sampler, limits, workers, seconds) == expected
+def test_expected_runs_by_hand(sampler, limits, expected):
+    assert _counts(sampler, limits) == expected
+
+
+def _counts(sampler, limits):
+    return [row["runs"] for row in expected_runs(sampler, limits)["rungs"]]
 
 
 @pytest.mark.parametrize("limits", [{"trials": 57}, {"runs": 11.0}])
@@ -50,7 +48,7 @@ def test_expected_runs_by_hand(sampler, limits, workers, seconds, expected):
 def test_studies_of_one_worker_do_what_was_expected(sampler, limits):
     result = minimize(lambda config: config["x"], {"x": Float(0, 1)}, sampler, budget=limits)
     counts = Counter(trial.rung for trial in result.trials)
-    assert expected_runs(sampler, Limits(**limits), 1) == [counts[rung] for rung in range(len(sampler.budgets))]
+    assert _counts(sampler, Limits(**limits)) == [counts[rung] for rung in range(len(sampler.budgets))]
     runs = sum((trial.budget or 1) / (sampler.budgets[-1] or 1) for trial in result.trials)
     assert full_runs([counts[rung] for rung in range(len(sampler.budgets))], sampler.budgets) == pytest.approx(
         runs

@@ -98,16 +98,18 @@ def check(screen: Screen, study: Path, run_seconds: str | None) -> None:
 
     Nothing is started. With --run-seconds, budgets in time are told in runs.
     """
-    from paretune.search._study.advice import advise, brackets_of, expected_runs, full_runs
+    from paretune.search._study.advice import advise, brackets_of, full_runs
     from paretune.search._study.limits import seconds
     from paretune.search._study.objective import arity
+    from paretune.search._study.plan import expected_runs
     from paretune.search._study.study import method_to_json
 
     asked = asked_by(study)
     arity(asked.objective)
     count, budgets = asked.space.count, asked.sampler.budgets
     takes = None if run_seconds is None else seconds(run_seconds, "--run-seconds")
-    expected = expected_runs(asked.sampler, asked.limits, asked.workers, takes)
+    plan = expected_runs(asked.sampler, asked.limits, asked.workers, takes)
+    expected = None if plan["runs"] is None else [row["runs"] for row in plan["rungs"]]
     full = None if expected is None else full_runs(expected, budgets)
     advice = advise(count, budgets, full, takes)
     document = {
@@ -122,6 +124,7 @@ def check(screen: Screen, study: Path, run_seconds: str | None) -> None:
         ],
         "expected": expected and dict(zip(map(str, budgets), expected, strict=True)),
         "full_runs": full,
+        "seconds": plan["seconds"],
         "recommended": advice,
         "storage": asked.storage,
     }

@@ -1,4 +1,4 @@
-"""Before a study begins: how many runs its budget is good for, and which method suits it, with the reason.
+"""Before a study begins: which method suits it, with the reason.
 
 Rules and not a model: each has one threshold, that of the method it speaks of, or a time measured on this
 package's own samplers (`benchmarks/overhead.py`).
@@ -6,15 +6,13 @@ package's own samplers (`benchmarks/overhead.py`).
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 from paretune.search._schedule.ladder import Bracket, Budget
 from paretune.search._schedule.schedules import Halving, Hyperband
-from paretune.search._study.limits import Limits
+from paretune.search._study.plan import shares_of
 from paretune.search.samplers._base import Sampler
 
 SMALL = 1000
@@ -44,38 +42,9 @@ def brackets_of(sampler: Sampler, workers: int) -> tuple[Bracket, ...]:
     return tuple(schedule.plan) if isinstance(schedule, Hyperband | Halving) else ()
 
 
-def expected_runs(
-    sampler: Sampler, limits: Limits, workers: int, seconds_per_full_run: float | None = None
-) -> list[int] | None:
-    """Return how many runs to expect on each budget, the smallest first; None where nothing tells.
-
-    Brackets are taken one after the other, each rung whole, as one worker runs them; asynchronous ones come to
-    the same shares. Wall time and work count where a full run's seconds are given, a smaller one taking its part.
-    """
-    trials, runs = limits.trials or math.inf, limits.runs or math.inf
-    if seconds_per_full_run is not None:
-        work = min(limits.work or math.inf, (limits.wall or math.inf) * workers)
-        runs = min(runs, work / seconds_per_full_run)
-    if math.isinf(trials) and math.isinf(runs):
-        return None
-    shares = [_share(budget, sampler.budgets[-1]) for budget in sampler.budgets]
-    brackets = brackets_of(sampler, workers) or (Bracket((0,), (1,)),)
-    steps = [step for bracket in brackets for step in zip(bracket.rungs, bracket.sizes, strict=True)]
-    one = [sum(size for rung, size in steps if rung == at) for at in range(len(shares))]
-    whole = max(0, math.floor(min(trials / sum(one), runs / full_runs(one, sampler.budgets))) - 1)
-    counts = [whole * count for count in one]
-    for rung, size in itertools.cycle(steps):
-        left = (runs - full_runs(counts, sampler.budgets)) / shares[rung]  # a run that is begun is ended
-        fits = min(size, trials - sum(counts), math.ceil(left - 1e-6) if math.isfinite(left) else size)
-        counts[rung] += int(max(0, fits))
-        if fits < size:
-            break
-    return counts
-
-
 def full_runs(counts: Sequence[int], budgets: Sequence[Budget | None]) -> float:
     """Return what runs on each budget come to in full ones."""
-    return sum(count * _share(budget, budgets[-1]) for count, budget in zip(counts, budgets, strict=True))
+    return sum(count * share for count, share in zip(counts, shares_of(budgets), strict=True))
 
 
 def advise(
@@ -103,7 +72,7 @@ def advise(
             f"{runs:,.0f} runs cover the space by themselves, and a model would be asked ever more slowly",
         )
     if len(budgets) > 1:
-        smallest = _share(budgets[0], budgets[-1])
+        smallest = shares_of(budgets)[0]
         if runs is not None and runs / smallest < EARLY:
             return Advice(
                 "hyperband", f"{runs:.3g} full runs are over before a model has its first {EARLY} results"
@@ -120,7 +89,3 @@ def advise(
         "bayes",
         f"{many}, all of them full ones: a model makes the most of each; could a run be cut short, bohb would",
     )
-
-
-def _share(budget: Budget | None, most: Budget | None) -> float:
-    return 1.0 if budget is None or most is None else float(budget) / float(most)
