@@ -24,10 +24,10 @@ import optuna
 from _common import Result, run, say
 from paretune.search import Float, Space, resume
 from paretune.search._optuna import distribution_of
+from paretune.search._study.definition import plan_to_json
 from paretune.search._study.method import method_of
 from paretune.search._study.objective import Outcome
 from paretune.search._study.storage import ATTRIBUTES, Store, Trial
-from paretune.search._study.study import plan_to_json
 from paretune.search.samplers import Bohb
 
 TURNS, GOAL, LONG, SECONDS = 100, 0.6, 10_000, 3.0

@@ -18,10 +18,10 @@ import pytest
 from paretune.errors import InputError, RunError
 from paretune.search import Float, minimize
 from paretune.search._study import driver
+from paretune.search._study.definition import plan_to_json
 from paretune.search._study.driver import Seat, process_start
 from paretune.search._study.method import method_of
 from paretune.search._study.storage import Store
-from paretune.search._study.study import plan_to_json
 
 SPACE = {"x": Float(0, 1)}
 DRIVES = """

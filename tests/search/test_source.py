@@ -12,10 +12,10 @@ import pytest
 
 from paretune.errors import InputError, RunError
 from paretune.search import Float, minimize
+from paretune.search._study.entry import _warner
 from paretune.search._study.executors import Job, Processes
 from paretune.search._study.file import Reference
 from paretune.search._study.source import source_hash
-from paretune.search._study.study import _warner
 
 SPACE = {"x": Float(0, 1)}
 MODULE = "def helper(x):\n    return {factor} * x\n\n\ndef objective(config):\n    return helper(config['x'])\n"

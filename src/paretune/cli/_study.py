@@ -27,8 +27,8 @@ SHOWN = 10
 def opened(path: Path) -> tuple[StudyFile, Store]:
     """Return what a study's file says, and its storage; one that was not begun yet is an InputError."""
     from paretune.search._study.auto import settled
+    from paretune.search._study.definition import plan_to_json
     from paretune.search._study.storage import Store
-    from paretune.search._study.study import plan_to_json
 
     asked = asked_by(path)
     space = settled(asked.space, asked.storage, asked.name, lambda kind, fields: None)
@@ -99,10 +99,10 @@ def check(screen: Screen, study: Path, run_seconds: str | None) -> None:
     Nothing is started. With --run-seconds, budgets in time are told in runs.
     """
     from paretune.search._study.advice import advise, brackets_of, full_runs
+    from paretune.search._study.definition import method_to_json
     from paretune.search._study.limits import seconds
     from paretune.search._study.objective import arity
     from paretune.search._study.plan import expected_runs
-    from paretune.search._study.study import method_to_json
 
     asked = asked_by(study)
     arity(asked.objective)

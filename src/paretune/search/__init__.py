@@ -11,12 +11,13 @@ from paretune.search._space.parameters import Categorical, Constant, Float, Int,
 from paretune.search._space.predicates import Predicate, when
 from paretune.search._space.priors import Beta, LogNormal, Normal, Prior, about
 from paretune.search._space.space import Space
+from paretune.search._study.entry import minimize, resume
 from paretune.search._study.events import Event
 from paretune.search._study.limits import Limits
 from paretune.search._study.objective import Run
 from paretune.search._study.replay import Difference, Replay, replay
+from paretune.search._study.result import Result
 from paretune.search._study.storage import Trial
-from paretune.search._study.study import Result, minimize, resume
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion
 
 __all__ = [

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from typing import Any, final
 
 from paretune.search._space.space import Space
+from paretune.search._study.definition import plan_to_json
 from paretune.search._study.events import Events, Listen
 from paretune.search._study.executors import Executor, Job, Lost
 from paretune.search._study.limits import Spec, limits_of
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Outcome
+from paretune.search._study.result import Result
 from paretune.search._study.storage import Store
-from paretune.search._study.study import Result, Search, plan_to_json
+from paretune.search._study.study import Search
 
 Told = Callable[[dict[str, Any], Any], tuple[float, float]]
 """(config, budget) -> loss and seconds."""

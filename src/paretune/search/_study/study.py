@@ -8,24 +8,21 @@ nothing else.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
-from paretune.errors import InfeasibleError, InputError, RunError, check_whole
+from paretune.errors import InputError, RunError
 from paretune.search._cost import ENOUGH, cost_of
 from paretune.search._ranking import Score
 from paretune.search._results import Array, Growing, Results
 from paretune.search._schedule.schedules import Job, NothingFits, Past
 from paretune.search._space.space import Config, Space, key
-from paretune.search._study.auto import settled
 from paretune.search._study.deadline import (
     OUTSIDE,
     Choice,
@@ -36,23 +33,18 @@ from paretune.search._study.deadline import (
     nothing_fits,
     probable,
 )  # fmt: skip
-from paretune.search._study.events import Event, Events, begin
-from paretune.search._study.executors import Executor, InProcess, Lost, Processes
+from paretune.search._study.events import Events, begin
+from paretune.search._study.executors import Executor, InProcess, Lost
 from paretune.search._study.executors import Job as Work
-from paretune.search._study.front import Found, found_by
-from paretune.search._study.goals import LOSS, LOSS_ALONE, Constraints, Goals, Objectives, goals_of, hidden
-from paretune.search._study.guests import Desk
+from paretune.search._study.front import found_by
+from paretune.search._study.goals import hidden
 from paretune.search._study.interrupt import noted
-from paretune.search._study.lending import lend
-from paretune.search._study.limits import Limits, Spec, limits_of, seconds
-from paretune.search._study.method import Method, method_of
-from paretune.search._study.objective import Objective, Outcome, arity
-from paretune.search._study.plain import space_from_json, space_to_json
+from paretune.search._study.limits import Limits
+from paretune.search._study.objective import Outcome
 from paretune.search._study.plan import Marks, plan, rest, seconds_of, too_small
 from paretune.search._study.repeats import Repeats, folder_of, seed_of
-from paretune.search._study.source import check_source
-from paretune.search._study.storage import LOST, TAKEN, Store, Trial, plan_of
-from paretune.search._study.versions import opened
+from paretune.search._study.result import Result
+from paretune.search._study.storage import LOST, TAKEN, Store, Trial
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
 from paretune.search.samplers._grid import Grid
 
@@ -66,183 +58,6 @@ TRIES = 5
 """A suggestion that was made before is asked for anew so often."""
 LISTED = 10_000
 """A space of at most so many configurations is listed to find one that was not tried."""
-
-
-@final
-@dataclass(frozen=True)
-class Result:
-    """What a study found."""
-
-    best: Trial | None
-    """The run of the least loss on the largest budget that was finished on, of those that hold the constraints;
-    with several objectives, of the least first one; with repeats, it has the means. None where there is none."""
-    trials: tuple[Trial, ...]
-    ended: str
-    """Which limit ended it, or that there was nothing left to try."""
-    found: Found
-    """Beside the front, what came nearest to the constraints where no run holds them."""
-    events: tuple[Event, ...] = ()
-    """What was told to `listen`, with the seconds since this process began."""
-
-    def __repr__(self) -> str:
-        failed = sum(bool(trial.error) for trial in self.trials)
-        at = "" if self.best is None or self.best.budget is None else f" at budget {self.best.budget}"
-        found = "none" if self.best is None else f"{self.best.loss:.6g}{at} by {self.best.config!r}"
-        return f"Result(best: {found}; {len(self.trials)} runs, {failed} failed; ended by {self.ended})"
-
-    @property
-    def front(self) -> tuple[Trial, ...]:
-        """The runs on the largest budget that hold the constraints and that no other one dominates, by the first
-        objective; with one objective the best alone."""
-        return self.found.front
-
-    @property
-    def config(self) -> Config:
-        """The best configuration."""
-        if self.found.nearest is not None:
-            near = self.found.nearest
-            raise InfeasibleError(
-                f"no run holds the constraints; the nearest is run {near.number}, whose {self.found.missed} "
-                f"({near.config!r})"
-            )
-        if self.best is None:
-            raise RunError(f"no run of the study succeeded ({len(self.trials)} failed)")
-        return dict(self.best.config)
-
-
-def minimize(
-    objective: Objective,
-    space: Space | Mapping[str, Any],
-    method: Method = "bohb",
-    budget: Spec = 100,
-    *,
-    storage: str | None = None,
-    name: str = "study",
-    seed: int = 0,
-    objectives: Objectives = LOSS,
-    constraints: Constraints | None = None,
-    repeats: int = 1,
-    workers: int = 1,
-    timeout: float | str | None = None,
-    memory: int | None = None,
-    folder: str | Path | None = None,
-    strict: bool = False,
-    join: bool = False,
-    listen: Callable[[str, dict[str, Any]], None] | None = None,
-) -> Result:
-    """Search for the configuration with the least loss.
-
-    objective: (config, budget, context) -> the loss, or {"loss": ..., other numbers}; it may take the first one or
-        two alone. budget is None by methods that have none. context: see `Run`. What it returns as `test`, or as
-        `test_...`, is stored, and nothing looks at it before the end.
-    space: a Space, or a mapping of parameters.
-    method: a name that `paretune methods samplers` lists, one with settings ({"bohb": {"min": 1, "max": 27}}),
-        or a sampler, one of Optuna's ("optuna.NSGAIISampler", or an object) among them.
-    budget: of the search: a number of runs, wall time ("30min"), or {"runs": 20} and its like (`limits_of`).
-        Runs and work of earlier processes of the same study count.
-    storage: an Optuna URL, as sqlite:///study.db; None keeps nothing. A study of that name goes on.
-    seed: with one worker the same seed gives the same study. folder: where runs may leave checkpoints.
-    objectives: names of numbers that the objective returns, all to be small: ("loss", "latency"); or with `min` or
-        `max` each: {"loss": "min", "accuracy": "max"}. What goes on to larger budgets is chosen by fronts.
-    constraints: bounds on numbers that it returns: {"latency_ms": "<= 5", "accuracy": ">= 0.9"}.
-    repeats: runs of each configuration on the largest budget, each with another `context.seed`; their mean counts,
-        and each of them counts as a run of the budget.
-    workers: above 1, runs happen in so many processes of their own; the objective must then be defined at the
-        top of a module. timeout: of a run, "10min"; one that takes longer is killed and counts as failed.
-        memory: bytes that a worker may have. Both put runs into a process of their own with one worker, too.
-    join: where another process runs the study already, lend it `workers` processes until it ends; else run it.
-        Without it a study that another process runs is an InputError. It must have begun with 2 workers or more.
-    strict: an objective whose source is not what it was when the study was last run, or that of a worker, is an
-        error; else listen is told as ("warning", {"text": ...}).
-    listen: told what happens, as ("run", {...}); ("plan", {...}) is what `expected_runs` returns of what is left.
-
-    A run that raises, or returns no finite number, counts as the worst result. Where the first 5 runs, or more
-    than half of all, fail, the study stops with the commonest reason.
-    """
-    space = space if isinstance(space, Space) else Space(space)
-    sampler, limits = method_of(method).seeded(seed), limits_of(budget)
-    arity(objective)
-    goals = goals_of(objectives, constraints)
-    check_whole("repeats", repeats)
-    place, told = None if folder is None else Path(folder), Events(listen)
-    space = settled(space, storage, name, told)
-    plan = plan_to_json(space, sampler, seed, goals, repeats)
-    warn = _warner(told, strict)
-    executor = _executor(objective, told, warn, workers, timeout, memory, lends=storage is not None)
-    with ExitStack() as left:
-        left.callback(executor.stop)
-        store = opened(storage, name, plan, space, told)
-        if place is not None and store.name != name:
-            place /= store.name  # numbers of configurations are a version's own
-        while join and (driver := store.driver()) is not None:
-            check_source(store.study, objective, strict or driver.strict, warn, keep=False)
-            lend(driver, objective, workers, memory)
-            if store.left(driver):
-                trials = tuple(store.read())
-                found = found_by(trials, goals, repeats, len(sampler.budgets) - 1)
-                ended = f"the end of {driver}, to which workers were lent"
-                return Result(found.best, trials, ended, found, told.told)
-        left.enter_context(store.driven(executor.desk, strict=strict))
-        check_source(store.study, objective, strict, warn)
-        return Search(executor, space, sampler, limits, store, seed, place, told, repeats).run()
-
-
-def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "study", **how: Any) -> Result:
-    """Go on with a stored study; what it searches, how, and for what are those that it was begun with.
-
-    objective, storage, budget, name, how: as `minimize` takes them. A study that is not there is an InputError.
-    """
-    plan = plan_of(storage, name)
-    space, method = space_from_json(plan.pop("space")), plan.pop("method")
-    return minimize(objective, space, method, budget, storage=storage, name=name, **plan, **how)
-
-
-def _executor(
-    objective: Objective,
-    listen: Callable[[str, dict[str, Any]], None],
-    warn: Callable[[str], None],
-    workers: int,
-    timeout: float | str | None,
-    memory: int | None,
-    lends: bool,
-) -> Executor:
-    check_whole("workers", workers)
-    check_whole("memory", memory)
-
-    def report(run: int, step: int, loss: float) -> None:
-        listen("report", {"run": run, "step": step, "loss": loss})
-
-    if workers == 1 and timeout is None and memory is None:
-        return InProcess(objective, report)
-    most = None if timeout is None else seconds(timeout, "timeout")
-    return Processes(
-        objective, report, workers, timeout=most, memory=memory, warn=warn, desk=Desk() if lends else None
-    )
-
-
-def _warner(listen: Callable[[str, dict[str, Any]], None], strict: bool) -> Callable[[str], None]:
-    """Return what is called with a warning: an error where `strict`."""
-
-    def warn(text: str) -> None:
-        if strict:
-            raise RunError(f"strict: {text}; what was finished is kept")
-        listen("warning", {"text": text})
-
-    return warn
-
-
-def plan_to_json(
-    space: Space, sampler: Sampler, seed: int, goals: Goals = LOSS_ALONE, repeats: int = 1
-) -> dict[str, Any]:
-    """Return what defines a study, as it is stored with it; goals and repeats where they are not the default."""
-    plan = {"space": space_to_json(space), "method": method_to_json(sampler), "seed": seed}
-    return plan | goals.to_json() | ({"repeats": repeats} if repeats > 1 else {})
-
-
-def method_to_json(sampler: Sampler) -> dict[str, Any]:
-    """Return a sampler's name and settings."""
-    settings = {name: value for name, value in vars(sampler).items() if not name.startswith("_")}
-    return {sampler.name: json.loads(json.dumps(settings, default=repr))}
 
 
 def place_of(trial: Trial) -> tuple[int, int, int]:
