@@ -27,7 +27,7 @@ SOURCE = ROOT / "src" / "paretune"
 PUBLIC = Path(__file__).with_name("public_api.txt")
 HEAVY = ("torch", "onnxruntime", "onnx", "onnxscript", "sklearn", "optuna", "ray", "jinja2")
 IMPORTED_AS = {"pyyaml": "yaml"}
-COMES_WITH = {"markupsafe": "jinja2"}  # its own string type
+COMES_WITH = {"markupsafe": "jinja2", "sqlalchemy": "optuna"}  # its own string type; its own errors
 
 
 def execute(*command: str, cwd: Path = ROOT, **environment: str) -> str:

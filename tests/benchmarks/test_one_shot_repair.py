@@ -72,10 +72,10 @@ def test_a_loss_above_the_goal_and_a_quick_run_meet_nothing(found):
 
 
 def test_kept_sums_are_protected_by_name_and_every_way_is_tried_once():
-    from one_shot_repair import SCORES, SUMS, ways
+    from one_shot_repair import SCOPES, SCORES, SUMS, ways
 
     tried = ways(quick=False)
-    assert len(set(tried)) == len(tried) == 4 * len(SCORES)
+    assert len(set(tried)) == len(tried) == (len(SCOPES) + 1) * len(SCORES)
     for way in tried:
         step = way.step()
         assert (step.score, step.scope, step.macs) == (way.score, way.scope, 0.7)

@@ -50,11 +50,11 @@ def test_run_status_best_export_and_go_on(cli, study):
     result = cli("search", "run", "study.yaml", "--budget", "20")
     assert result.exit_code == 0, result.output
     assert "20 runs, ended by trials=20" in result.stdout and "x: 0." in result.stdout
-    assert (study / "bowl.db").exists()
+    assert (study / "bowl.db").exists() and "the best so far" in result.stderr
     result = cli("search", "run", "study.yaml", "--json")
     document = json.loads(result.stdout)
     assert document["runs"] == 40 and abs(document["best"]["config"]["x"] - 0.3) < 0.2
-    assert "the best so far" in result.stderr
+    assert "goes on after 20 runs" in result.stderr
     told = json.loads(cli("search", "best", "study.yaml", "--json").stdout)
     assert told == document["best"]
     pasted = yaml.safe_load(cli("search", "best", "study.yaml", "--format", "yaml").stdout)

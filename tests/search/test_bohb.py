@@ -48,24 +48,25 @@ def test_results_grow_and_views_stay():
 def test_the_published_model_by_hand(counts, expected):
     losses = [float(i) for n in counts.values() for i in range(n)]
     rungs = [rung for rung, n in counts.items() for _ in range(n)]
-    known = PAPER.model(results_of(PLAIN, losses, rungs), np.random.default_rng(0))
+    results, generator = results_of(PLAIN, losses, rungs), np.random.default_rng(0)
+    rung = PAPER.model(results)
     if expected is None:
-        assert known is None
+        assert rung is None
         return
-    rung, good, bad = expected
-    rows, _ = results_of(PLAIN, losses, rungs).at(rung)
-    assert known is not None and len(known[0]) == good and len(known[1]) == bad and known[2]
-    np.testing.assert_array_equal(known[0], rows[:good])
+    assert rung == expected[0] and PAPER.joined(results, rung, generator)
+    good, bad = PAPER.split(results, rung, generator)
+    assert (len(good), len(bad)) == expected[1:]
+    np.testing.assert_array_equal(good, results.at(rung)[0][: len(good)])
 
 
 def test_marginals_come_early_and_half_of_the_draws_stay_with_them():
     space = Space({f"x{i}": Float(0, 1) for i in range(10)})
     generator = np.random.default_rng(0)
     few = results_of(space, list(np.arange(12.0)))
-    assert Bohb().model(results_of(space, list(np.arange(11.0))), generator) is None
-    assert not any(Bohb().model(few, generator)[2] for _ in range(20))
+    assert Bohb().model(results_of(space, list(np.arange(11.0)))) is None
+    assert Bohb().model(few) == 0 and not any(Bohb().joined(few, 0, generator) for _ in range(20))
     many = results_of(space, list(np.arange(22.0)))
-    share = np.mean([Bohb().model(many, generator)[2] for _ in range(400)])
+    share = np.mean([Bohb().joined(many, 0, generator) for _ in range(400)])
     assert share == pytest.approx(0.5, abs=0.1)
 
 
@@ -177,11 +178,11 @@ def test_draws_without_a_model_are_the_priors_and_half_leave_them_aside():
 def test_a_long_history_costs_no_more():
     """Of many runs the best good ones and a draw of the others are the kernels; all of them, as published."""
     results = results_of(PLAIN, list(np.arange(6000.0)))
-    good, bad, _ = Bohb().model(results, np.random.default_rng(0))
+    good, bad = Bohb().split(results, 0, np.random.default_rng(0))
     assert len(good) == len(bad) == 512
     np.testing.assert_array_equal(good, results.rows[:512])
     assert len({tuple(row) for row in bad} & {tuple(row) for row in results.rows[900:]}) == 512
-    good, bad, _ = PAPER.model(results, np.random.default_rng(0))
+    good, bad = PAPER.split(results, 0, np.random.default_rng(0))
     assert (len(good), len(bad)) == (900, 5100)
 
 

@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 
 from paretune.errors import check_choice
 from paretune.recipe import Range
-from paretune.search._cost import Cost, cost_of
-from paretune.search._density import bandwidths, columns, draw, joint, marginals
+from paretune.search._cost import cost_of
+from paretune.search._density import Columns, bandwidths, columns, draw, joint, marginals
 from paretune.search._results import Results
 from paretune.search._space.space import Space
 from paretune.search.samplers._base import Halved, Suggestion, from_prior
+from paretune.search.samplers._evidence import weights
 from paretune.search.samplers._prior import LEAST, agreement, log_prior, power
 
 Array = NDArray[np.float64]
@@ -70,6 +71,9 @@ class Bohb(Halved):
     """Share of the model's draws from the joint densities, where there are some; not in the variant `paper`."""
     uniform: Annotated[float, Range(0.0, 1.0)] = 0.5
     """Share of the draws without a model that leave priors aside, where there are priors."""
+    evidence: Annotated[float, Range(0.0, 1.0)] = 1.0
+    """What the models of smaller budgets count for beside the asked one, at most: as far as their order predicts
+    its order; 0: nothing, as published."""
     cost: bool = False
     """Prefer configurations that run faster: wanted where the search's budget is time. A study then depends on
     what the clock said, and no longer on its seed alone."""
@@ -82,12 +86,11 @@ class Bohb(Halved):
 
     def suggest(self, space: Space, results: Results, generator: np.random.Generator, number: int) -> Suggestion:
         """Return a draw from the model, or from the prior."""
-        known = self.model(results, generator)
-        if known is None or generator.random() < self.random:
+        top = self.model(results)
+        if top is None or generator.random() < self.random:
             aside = space.informed and generator.random() < self._aside(space, results)
             return from_prior(space, generator, uniform=aside)
-        cost = cost_of(space, results, self.budgets) if self.cost else None
-        for row in self._ranked(space, *known, generator, cost):
+        for row in self._ranked(space, results, top, generator):
             config = space.config(row)
             if space.allowed(config):
                 return Suggestion(row, config, "model")
@@ -98,47 +101,57 @@ class Bohb(Halved):
         rows, losses = results.at(int(np.bincount(results.rungs).argmax()) if len(results) else 0)
         return self.uniform if len(rows) < LEAST or agreement(space, rows, losses) > 0 else 1.0
 
-    def model(self, results: Results, generator: np.random.Generator) -> tuple[Array, Array, bool] | None:
-        """Return good and bad rows of the largest budget that has enough, and whether their density is joint."""
-        d = results.rows.shape[1]
-        for rung in np.unique(results.rungs)[::-1]:
-            rows, losses = results.at(int(rung))
-            enough = len(rows) >= 2 * (d + 1)
-            if not enough and (self.variant == "paper" or len(rows) < self.early):
-                continue
-            jointly = enough and (self.variant == "paper" or generator.random() < self.together)
-            order = np.argsort(losses, kind="stable")
-            count = max(min(d + 1, len(rows) // 2), int(self.top * len(rows)))
-            good, bad = order[:count], order[count:]
-            if self.variant != "paper":
-                good = good[:MOST]
-                bad = bad if len(bad) <= MOST else generator.choice(bad, MOST, replace=False)
-            return rows[good], rows[bad], jointly
-        return None
+    def model(self, results: Results) -> int | None:
+        """Return the largest rung that has enough runs for a model."""
+        least = 2 * (results.rows.shape[1] + 1)
+        least = least if self.variant == "paper" else min(least, self.early)
+        enough = np.flatnonzero(np.bincount(results.rungs) >= least)
+        return int(enough[-1]) if len(enough) else None
 
-    def _ranked(
-        self,
-        space: Space,
-        good: Array,
-        bad: Array,
-        jointly: bool,
-        generator: np.random.Generator,
-        cost: Cost | None = None,
-    ) -> Array:
-        """Return candidates, the largest ratio of good to bad first, per expected second where there is a cost."""
+    def joined(self, results: Results, rung: int, generator: np.random.Generator) -> bool:
+        """Return whether the densities of a rung are joint ones."""
+        enough = len(results.at(rung)[0]) >= 2 * (results.rows.shape[1] + 1)
+        return enough and (self.variant == "paper" or generator.random() < self.together)
+
+    def split(self, results: Results, rung: int, generator: np.random.Generator) -> tuple[Array, Array]:
+        """Return good and bad rows of a rung."""
+        rows, losses = results.at(rung)
+        order = np.argsort(losses, kind="stable")
+        count = max(min(rows.shape[1] + 1, len(rows) // 2), int(self.top * len(rows)))
+        good, bad = order[:count], order[count:]
+        if self.variant != "paper":
+            good = good[:MOST]
+            bad = bad if len(bad) <= MOST else generator.choice(bad, MOST, replace=False)
+        return rows[good], rows[bad]
+
+    def _ranked(self, space: Space, results: Results, top: int, generator: np.random.Generator) -> Array:
+        """Return candidates, the largest ratio of good to bad first, with what else there is to weigh."""
+        joined = self.joined(results, top, generator)
         about = columns(space, self.floor)
-        widths = [bandwidths(rows, about, together=jointly) for rows in (good, bad)]
-        wide = np.where(about.categories > 0, widths[0], self.wider * widths[0])
-        points = draw(good, wide, about, self.candidates, generator, together=jointly)
+        good, bad = self.split(results, top, generator)
+        widths = bandwidths(good, about, together=joined)
+        wide = np.where(about.categories > 0, widths, self.wider * widths)
+        points = draw(good, wide, about, self.candidates, generator, together=joined)
         points = space.masked(_filled(space, points, generator))
-        density = joint if jointly else marginals
-        ratio = density(points, good, widths[0], about) - density(points, bad, widths[1], about)
-        if cost is not None:
+        ratio = _ratio(points, good, bad, about, joined)
+        if self.evidence and self.variant != "paper":
+            least = 2 * (len(space) + 1) if joined else self.early
+            for rung, weight in weights(results, top, least).items():
+                split = self.split(results, rung, generator)
+                ratio += self.evidence * weight * _ratio(points, *split, about, joined)
+        if self.cost and (cost := cost_of(space, results, self.budgets)) is not None:
             ratio -= POWER * cost.relative(points)
         if space.informed:
             rows, ranks = np.concatenate([good, bad]), np.minimum(np.arange(len(good) + len(bad)), len(good))
             ratio += power(space, rows, ranks.astype(float), self.beta) * log_prior(space, points)
         return np.asarray(points[np.argsort(-ratio, kind="stable")])
+
+
+def _ratio(points: Array, good: Array, bad: Array, about: Columns, joined: bool) -> Array:
+    """Return the logarithm of the densities' ratio at points, (m,)."""
+    density = joint if joined else marginals
+    high, low = (density(points, rows, bandwidths(rows, about, together=joined), about) for rows in (good, bad))
+    return high - low
 
 
 def _filled(space: Space, points: Array, generator: np.random.Generator) -> Array:
