@@ -183,10 +183,11 @@ class Store:
                 f"study '{name}' was made by a newer paretune (schema {found['paretune']}); update this one"
             )
         for key in DEFINING:
-            if found.get(key) != wanted.get(key):
+            here, there = wanted.get(key), found.get(key)
+            if here != there or (key == "objectives" and list(here or ()) != list(there or ())):  # in their order
                 told = (
-                    f"study '{name}' in {self.url} has another {key}:\n  there {json.dumps(found.get(key))}\n"
-                    f"  here  {json.dumps(wanted.get(key))}\nChoose another name, or give what it was begun with"
+                    f"study '{name}' in {self.url} has another {key}:\n  there {json.dumps(there)}\n"
+                    f"  here  {json.dumps(here)}\nChoose another name, or give what it was begun with"
                 )
                 raise OtherSpace(told, self) if key == "space" else InputError(told)
 
