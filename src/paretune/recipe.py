@@ -377,12 +377,14 @@ def _build(kind: Any, fields: Any, where: str, mistakes: list[str]) -> Any:
     fields = {key: _number(value) for key, value in fields.items()}
     declared = {f.name: f for f in dataclasses.fields(kind)}
     before = len(mistakes)
-    for key, value in fields.items():
-        if isinstance(value, dict) and LEFT_OPEN & set(value) and key in declared:
-            mistakes.append(
-                f"{where}: {key} is left open; `paretune search run` fills it in, by a study's file that says "
-                "`recipe:`, and a run needs a value"
-            )
+    left_open = [key for key, value in fields.items() if isinstance(value, dict) and LEFT_OPEN & set(value)]
+    mistakes += [
+        f"{where}: {key} is left open; `paretune search run` fills it in, by a study's file that says `recipe:`, "
+        "and a run needs a value"
+        for key in left_open
+        if key in declared
+    ]
+    for key in fields:
         if key not in declared:
             mistakes.append(
                 f"{where}: no field '{key}'.{nearest(str(key), declared)} It has {', '.join(declared)}."
@@ -390,7 +392,8 @@ def _build(kind: Any, fields: Any, where: str, mistakes: list[str]) -> Any:
     for key, f in declared.items():
         if key not in fields and f.default is MISSING and f.default_factory is MISSING:
             mistakes.append(f"{where}: needs {key}")
-    mistakes += [f"{where}: {problem}" for problem in type_problems(kind, fields) if len(mistakes) >= before]
+    told = {key: value for key, value in fields.items() if key not in left_open}
+    mistakes += [f"{where}: {problem}" for problem in type_problems(kind, told)]
     if len(mistakes) > before:
         return None
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sqlite3
 from contextlib import closing
 
@@ -215,3 +216,68 @@ def test_another_version_of_the_objective_is_told_and_refused_where_strict(cli, 
     result = cli("search", "run", "study.yaml", "--budget", "6")
     assert result.exit_code == 0 and "earlier runs may not compare with new ones" in result.stderr
     assert cli(*how, "--strict", "--join").exit_code == 0, "nobody runs it, so that there is nothing to join"
+
+
+RECIPE = """
+task: net.py:make_task
+model: {width: {int: [4, 8]}}
+steps:
+  - train: {epochs: 1, lr: {float: [1e-4, 1e-2], log: true}}
+"""
+NET = """
+import torch
+from paretune import Task
+
+
+def make_task(width=4):
+    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    data = (x, (x.sum(1) > 0).long())
+    model = lambda: torch.nn.Sequential(torch.nn.Linear(5, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
+    return Task(model=model, train=data, val=data, test=data)
+"""
+
+
+def test_a_recipe_with_open_values_is_searched_and_its_best_is_run(cli, study):
+    (study / "net.py").write_text(NET)
+    (study / "recipe.yaml").write_text(RECIPE)
+    (study / "study.yaml").write_text("name: net\nrecipe: recipe.yaml\nmethod: random\nbudget: 1\n")
+    result = cli("search", "check", "study.yaml")
+    assert result.exit_code == 0 and "net: 2 parameters" in result.stdout, result.output
+    result = cli("search", "run", "study.yaml")
+    assert result.exit_code == 0 and "net/best-00000" in result.stdout, result.output
+    assert (study / "net" / "best-00000" / "report.html").exists() and (study / "net.db").exists()
+    assert "model.width" in cli("search", "best", "study.yaml").stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        (
+            "study.yaml",
+            "recipe: recipe.yaml\nbudget: 3\nminimize: latncy\n",
+            "study.yaml:3: .*Did you mean 'latency'",
+        ),
+        (
+            "study.yaml",
+            "recipe: recipe.yaml\nbudget: 3\nspace: {}\n",
+            "study.yaml:3: space: a `recipe:` says it itself",
+        ),
+        ("study.yaml", "recipe: recipy.yaml\nbudget: 3\n", "no recipe .*Did you mean 'recipe.yaml'"),
+        ("study.yaml", "recipe: recipe.yaml\nbudget: 3\nmethod: bohb\n", "nothing in the recipe says `budget`"),
+        ("recipe.yaml", RECIPE.replace("make_task", "make_tusk"), "Did you mean 'make_task'"),
+        (
+            "recipe.yaml",
+            RECIPE.replace("width", "widht"),
+            "unexpected keyword argument 'widht'.*Did you mean 'width'",
+        ),
+    ],
+)
+def test_mistakes_about_a_recipe_are_found_before_anything_runs(cli, study, file, text, said):
+    (study / "net.py").write_text(NET)
+    (study / "recipe.yaml").write_text(RECIPE)
+    (study / "study.yaml").write_text("recipe: recipe.yaml\nmethod: random\nbudget: 1\n")
+    (study / file).write_text(text)
+    for command in ("check", "run"):
+        result = cli("search", command, "study.yaml")
+        assert result.exit_code == 2, result.output
+        assert re.search(said, " ".join(result.stderr.split())), result.stderr

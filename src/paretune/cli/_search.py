@@ -67,7 +67,7 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None, st
     how |= {"workers": asked.workers if workers is None else workers, "strict": strict, "join": join}
     recipe = asked.objective if isinstance(asked.objective, Candidate) else None
     if recipe is not None and asked.folder is not None:
-        recipe.opened.check_budgets(asked.sampler.budgets)
+        recipe.check(asked.sampler.budgets)
         how["folder"] = asked.folder / RUNS
     with study_progress(sys.stderr, quiet=screen.quiet) as listen:
         result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
@@ -75,7 +75,7 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None, st
         _show(screen, result)
         return 0
     folder, full = asked.folder, asked.sampler.budgets[-1]
-    screen.say(f"{len(result.trials)} runs, ended by {result.ended}; the best is run and confirmed")
+    screen.say(f"{len(result.trials)} runs, ended by {result.ended}")
     return show_run(screen, folder, lambda emit: run_best(recipe, result, full, folder, emit))
 
 

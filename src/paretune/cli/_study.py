@@ -103,9 +103,12 @@ def check(screen: Screen, study: Path, run_seconds: str | None) -> None:
     from paretune.search._study.limits import seconds
     from paretune.search._study.objective import arity
     from paretune.search._study.plan import expected_runs
+    from paretune.tuning import Candidate
 
     asked = asked_by(study)
     arity(asked.objective)
+    if isinstance(asked.objective, Candidate):
+        asked.objective.check(asked.sampler.budgets)
     count, budgets = asked.space.count, asked.sampler.budgets
     takes = None if run_seconds is None else seconds(run_seconds, "--run-seconds")
     plan = expected_runs(asked.sampler, asked.limits, asked.workers, takes)

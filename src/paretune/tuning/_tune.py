@@ -20,6 +20,7 @@ from paretune.search._study.limits import Spec
 from paretune.search._study.method import Method, method_of
 from paretune.stages import Listener
 from paretune.summary import Row
+from paretune.task import load_task
 from paretune.tuning._open import OpenRecipe, open_recipe, read_open
 
 MINIMIZED = ("auto", "error", "drop", "latency", "latency_ms", "size", "bytes")
@@ -64,7 +65,7 @@ def tune(
     place = Path(out)
     opened = recipe if isinstance(recipe, OpenRecipe) else _opened(recipe)
     candidate, sampler = Candidate(opened, minimize), method_of(method)
-    opened.check_budgets(sampler.budgets)
+    candidate.check(sampler.budgets)
     place.mkdir(parents=True, exist_ok=True)
     storage = storage or f"sqlite:///{(place / 'study.db').resolve()}"
     found = search.minimize(
@@ -106,6 +107,11 @@ class Candidate:
                 "another "
                 "for each candidate; leave it out, and the error is minimised under the other constraints"
             )
+
+    def check(self, budgets: tuple[Any, ...]) -> None:
+        """Raise an InputError where budgets do not fit the recipe, or its task cannot be loaded."""
+        self.opened.check_budgets(budgets)
+        load_task(str(self.opened.example.task))
 
     @property
     def _asked(self) -> Constraints:
