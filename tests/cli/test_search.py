@@ -262,6 +262,7 @@ def test_a_recipe_with_open_values_is_searched_and_its_best_is_run(cli, study):
             "recipe: recipe.yaml\nbudget: 3\nspace: {}\n",
             "study.yaml:3: space: a `recipe:` says it itself",
         ),
+        ("study.yaml", "recipe: recipe.yaml\nbudget: 3\nrepeats: 2\n", "study.yaml:3: repeats: .*leave it out"),
         ("study.yaml", "recipe: recipy.yaml\nbudget: 3\n", "no recipe .*Did you mean 'recipe.yaml'"),
         ("study.yaml", "recipe: recipe.yaml\nbudget: 3\nmethod: bohb\n", "nothing in the recipe says `budget`"),
         ("recipe.yaml", RECIPE.replace("make_task", "make_tusk"), "Did you mean 'make_task'"),

@@ -153,6 +153,10 @@ def _searched(content: Mapping[str, Any], path: Path, recipes: Recipes | None) -
     for key in OF_RECIPE:
         if key in content:
             raise InputError(f"{key}: a `recipe:` says it itself; leave it out here, or write it there")
+    if content.get("repeats", 1) != 1:
+        raise InputError(
+            "repeats: a recipe's runs all have the recipe's seed, and come out the same; leave it out"
+        )
     if recipes is None or not isinstance(content["recipe"], str):
         raise InputError(f"recipe: {content['recipe']!r} must be the file of a recipe")
     objective, space, constraints = recipes(path.parent / content["recipe"], str(content.get("minimize", "auto")))
