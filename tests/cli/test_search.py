@@ -245,8 +245,11 @@ def test_a_recipe_with_open_values_is_searched_and_its_best_is_run(cli, study):
     assert result.exit_code == 0 and "net: 2 parameters" in result.stdout, result.output
     result = cli("search", "run", "study.yaml")
     assert result.exit_code == 0 and "net/best-00000" in result.stdout, result.output
-    assert (study / "net" / "best-00000" / "report.html").exists() and (study / "net.db").exists()
+    assert list((study / "net").glob("best-00000-*/report.html")) and (study / "net.db").exists()
     assert "model.width" in cli("search", "best", "study.yaml").stdout
+    (study / "recipe.yaml").write_text(RECIPE.replace("epochs: 1", "epochs: 2"))
+    result = cli("search", "run", "study.yaml")
+    assert result.exit_code == 2 and "has another objective" in result.output
 
 
 @pytest.mark.parametrize(

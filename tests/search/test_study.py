@@ -330,3 +330,24 @@ def test_a_study_goes_on_by_its_storage_alone(tmp_path):
         resume(loss_of, url, 30, name="mien")
     with pytest.raises(InputError, match="does not exist"):
         resume(loss_of, f"sqlite:///{tmp_path}/other.db", 30)
+
+
+def test_a_study_whose_objective_was_mended_goes_on(tmp_path):
+    """Failures of earlier processes do not stop this one."""
+    url = f"sqlite:///{tmp_path}/study.db"
+
+    def broken(config):
+        raise ValueError("not yet")
+
+    with pytest.raises(RunError, match="5 of 5 runs failed"):
+        minimize(broken, {"x": Float(0, 1)}, "random", 20, storage=url)
+    result = minimize(lambda config: config["x"], {"x": Float(0, 1)}, "random", 20, storage=url)
+    assert len(result.trials) == 20 and sum(bool(trial.error) for trial in result.trials) == 5
+
+
+def test_a_look_at_a_study_does_not_make_it_ours(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    optuna.create_study(storage=url, study_name="theirs")
+    with pytest.raises(InputError, match="was not made by paretune"):
+        Store(url, "theirs", {"space": {"parameters": {}, "forbid": []}, "method": {}, "seed": 0}, resume=True)
+    assert optuna.load_study(storage=url, study_name="theirs").user_attrs == {}

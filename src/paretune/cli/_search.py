@@ -125,7 +125,8 @@ def status(screen: Screen, study: Path) -> None:
         for budget in budgets
     ]
     told = [replace(trial, values=hidden(trial.values)) for trial in found.front]
-    found = replace(found, front=tuple(told))
+    near = found.nearest and replace(found.nearest, values=hidden(found.nearest.values))
+    found = replace(found, front=tuple(told), nearest=near)
     under_way = any(trial.loss is None for trial in trials)
     left = seconds_left(trials, asked.limits, asked.sampler.budgets) if under_way else None
     document = {"budgets": rows, "best": found.to_json(), "seconds_left": left}

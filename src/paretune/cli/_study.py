@@ -32,7 +32,7 @@ def opened(path: Path) -> tuple[StudyFile, Store]:
 
     asked = asked_by(path)
     space = settled(asked.space, asked.storage, asked.name, lambda kind, fields: None)
-    plan = plan_to_json(space, asked.sampler, asked.seed, asked.goals, asked.repeats)
+    plan = plan_to_json(space, asked.sampler, asked.seed, asked.goals, asked.repeats, asked.objective)
     return asked, Store(asked.storage, asked.name, plan, resume=True)
 
 
@@ -83,8 +83,9 @@ def report(screen: Screen, study: Path, out: Path | None) -> None:
     from paretune.report import study_page
     from paretune.search._look.story import story
 
-    asked, store = opened(study)
-    told = story(asked.space, store.read(), asked.sampler.budgets, name=asked.name, method=asked.sampler.name)
+    asked, trials, found = runs_of(study)
+    told = story(asked.space, trials, asked.sampler.budgets, name=asked.name, method=asked.sampler.name)
+    told["best"] = found.best and found.best.to_json()
     path = study.with_suffix(".html") if out is None else out
     write_text(path, study_page(told))
     screen.show({"report": path, "bytes": path.stat().st_size, **told}, str(path))

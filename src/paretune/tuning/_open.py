@@ -10,11 +10,13 @@ second is `distill_2`. Rules and conditions use these names.
 
 from __future__ import annotations
 
+import json
 import math
 import typing
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, final
 
@@ -71,6 +73,14 @@ class OpenRecipe:
     def changes_model(self) -> bool:
         """Whether the task's model is another one for each candidate."""
         return any(place[0] == "model" for place in self.places.values())
+
+    @property
+    def fixed(self) -> str:
+        """A hash of what is not open."""
+        content = _copied(self.content)
+        for place in (*self.places.values(), *self.budgets):
+            _put(content, place, None)
+        return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def filled(self, config: Mapping[str, Any], budget: Any) -> Recipe:
         """Return the recipe of a configuration. budget: what stands for `budget`, where anything does."""

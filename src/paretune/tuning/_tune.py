@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, final
 
@@ -62,6 +63,10 @@ def tune(
 
     A candidate is what stands at the recipe's end, judged on validation data.
     """
+    if "constraints" in how or "objectives" in how or how.get("repeats", 1) != 1:
+        raise InputError(
+            "a recipe says its constraints itself, and `minimize` the objective; its runs do not differ"
+        )
     place = Path(out)
     opened = recipe if isinstance(recipe, OpenRecipe) else _opened(recipe)
     candidate, sampler = Candidate(opened, minimize), method_of(method)
@@ -81,8 +86,9 @@ def run_best(
     """Run the best candidate on the full budget, confirmed on the test data; what was done is not done again."""
     config = found.config  # an error, where all failed or none holds the constraints
     assert found.best is not None
-    folder = out / f"{BEST}-{found.best.config_number:05}"
     recipe = candidate.opened.filled(config, budget)
+    which = sha256(recipe.to_yaml().encode()).hexdigest()[:8]  # numbers are those of one version of the study
+    folder = out / f"{BEST}-{found.best.config_number:05}-{which}"
     return flow.run(recipe, out=folder, resume=(folder / "recipe.yaml").is_file(), emit=emit)
 
 
@@ -112,6 +118,11 @@ class Candidate:
         """Raise an InputError where budgets do not fit the recipe, or its task cannot be loaded."""
         self.opened.check_budgets(budgets)
         load_task(str(self.opened.example.task))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a study of it must not change: what is minimised, and what is not open in the recipe."""
+        return {"minimize": self.minimized, "recipe": self.opened.fixed}
 
     @property
     def _asked(self) -> Constraints:

@@ -12,11 +12,16 @@ from paretune.search.samplers._base import Sampler
 
 
 def plan_to_json(
-    space: Space, sampler: Sampler, seed: int, goals: Goals = LOSS_ALONE, repeats: int = 1
+    space: Space, sampler: Sampler, seed: int, goals: Goals = LOSS_ALONE, repeats: int = 1, objective: Any = None
 ) -> dict[str, Any]:
-    """Return what defines a study, as it is stored with it; goals and repeats where they are not the default."""
+    """Return what defines a study, as it is stored with it; goals and repeats where they are not the default.
+
+    objective: has an `identity`, plain JSON, where what it computes depends on more than its source.
+    """
     plan = {"space": space_to_json(space), "method": method_to_json(sampler), "seed": seed}
-    return plan | goals.to_json() | ({"repeats": repeats} if repeats > 1 else {})
+    identity = getattr(objective, "identity", None)
+    own = {} if identity is None else {"searched": identity}
+    return plan | goals.to_json() | ({"repeats": repeats} if repeats > 1 else {}) | own
 
 
 def method_to_json(sampler: Sampler) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def minimize(
     check_whole("repeats", repeats)
     place, told = None if folder is None else Path(folder), Events(listen)
     space = settled(space, storage, name, told)
-    plan = plan_to_json(space, sampler, seed, goals, repeats)
+    plan = plan_to_json(space, sampler, seed, goals, repeats, objective)
     warn = _warner(told, strict)
     executor = _executor(objective, told, warn, workers, timeout, memory, lends=storage is not None)
     with ExitStack() as left:
@@ -111,6 +111,7 @@ def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "stu
     objective, storage, budget, name, how: as `minimize` takes them. A study that is not there is an InputError.
     """
     plan = plan_of(storage, name)
+    plan.pop("searched", None)  # it is compared with what is given
     space, method = space_from_json(plan.pop("space")), plan.pop("method")
     return minimize(objective, space, method, budget, storage=storage, name=name, **plan, **how)
 

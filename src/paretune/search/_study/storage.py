@@ -38,7 +38,7 @@ KNOWN = 12
 """Optuna's schema, of which the tables are read here."""
 ATTRIBUTES = ("config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt")
 """What a trial says of its run from its begin on."""
-DEFINING = ("method", "objectives", "constraints", "repeats", "space")
+DEFINING = ("method", "searched", "objectives", "constraints", "repeats", "space")
 """What of a study's plan must be the same when it goes on; the space may change, and is looked at last."""
 TAKEN = "earlier"
 """The origin of a run that another version of the study made."""
@@ -120,7 +120,7 @@ class Store:
         import optuna
 
         self._optuna = optuna
-        self.url = storage
+        self.url, self._reads = storage, resume
         self.path = path_of(storage) if isinstance(storage, str) and storage.startswith(SQLITE) else None
         self.seat: Seat | None = None
         """Where its driver sits; None in memory, which no other process sees."""
@@ -173,7 +173,7 @@ class Store:
         wanted = json.loads(json.dumps(plan, default=repr))
         found = self.study.user_attrs
         if "paretune" not in found:
-            if self.study.get_trials(deepcopy=False):
+            if self._reads or self.study.get_trials(deepcopy=False):
                 raise InputError(f"study '{name}' in {self.url} was not made by paretune; choose another name")
             name_metrics(self.study, self.goals)
             self.write_plan(self._id, plan)
@@ -185,8 +185,9 @@ class Store:
         for key in DEFINING:
             here, there = wanted.get(key), found.get(key)
             if here != there or (key == "objectives" and list(here or ()) != list(there or ())):  # in their order
+                what = "objective" if key == "searched" else key
                 told = (
-                    f"study '{name}' in {self.url} has another {key}:\n  there {json.dumps(there)}\n"
+                    f"study '{name}' in {self.url} has another {what}:\n  there {json.dumps(there)}\n"
                     f"  here  {json.dumps(here)}\nChoose another name, or give what it was begun with"
                 )
                 raise OtherSpace(told, self) if key == "space" else InputError(told)

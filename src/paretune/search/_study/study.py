@@ -109,6 +109,8 @@ class Search:
         """When each run began."""
         self.began = executor.clock()
         self._restore()
+        self.before = self.ended, self.failed
+        """Those of earlier processes: an objective may have been mended since."""
 
     def run(self) -> Result:
         """Run until a limit is reached or there is nothing left to try.
@@ -145,12 +147,12 @@ class Search:
     def _fill(self) -> str | None:
         """Begin runs while there are free slots; return what ends the study, or None."""
         while len(self.running) < self.executor.slots:
-            ended = self._ended()
-            if ended is not None and not (self.again and ended.startswith(("trials", "runs"))):
+            ended, deadline = self._ended(), self._deadline()
+            lost = self._lost(deadline)
+            if ended is not None and (lost is None or not ended.startswith(("trials", "runs"))):
                 return ended  # what was lost is counted already, and done again
-            deadline = self._deadline()
             try:
-                trial, job = self._next(deadline)
+                trial, job = self._next(deadline, lost)
             except Exhausted as error:
                 return str(error)
             except NothingFits:
@@ -235,10 +237,18 @@ class Search:
             if not self.finals.stand_for(job, self.schedule):
                 return job, fits.chosen if job.config is None else None, fits.turn if job.config is None else 0
 
-    def _next(self, deadline: Deadline | None) -> tuple[Trial, Job]:
+    def _lost(self, deadline: Deadline | None) -> Trial | None:
+        """Return the first of the runs that were lost which there is time for."""
+        return next((trial for trial in self.again if self._fits(trial, deadline)), None)
+
+    def _fits(self, trial: Trial, deadline: Deadline | None) -> bool:
+        return deadline is None or deadline.fits(self._row(trial.config_number), trial.rung)
+
+    def _next(self, deadline: Deadline | None, lost: Trial | None) -> tuple[Trial, Job]:
         """Store that the next run begins, and return it."""
-        lost = self.again[0] if self.again else None
-        if lost and (deadline is None or deadline.fits(self._row(lost.config_number), lost.rung)):
+        if self.more and not self._fits(self.more[0], deadline):
+            self.more.clear()  # there will not be time later
+        if lost is not None:
             self.again.remove(lost)
             job = Job(lost.rung, lost.bracket)
             trial = replace(lost, attempt=lost.attempt + 1, loss=None, error="", finished=None)
@@ -388,7 +398,8 @@ class Search:
         self.more = self.repeats.missing(trial for trial in last.values() if trial.origin != TAKEN)
 
     def _stop_where_all_fails(self) -> None:
-        if self.failed < FIRST_FAILURES or (self.failed < self.ended and self.failed <= self.ended / 2):
+        ended, failures = self.ended - self.before[0], self.failed - self.before[1]
+        if failures < FIRST_FAILURES or (failures < ended and failures <= ended / 2):
             return
         failed = [trial for trial in self.trials.values() if trial.error and not trial.error.startswith(LOST)]
         if not failed:
@@ -396,6 +407,6 @@ class Search:
         (reason, count), *_ = Counter(trial.error for trial in failed).most_common(1)
         example = next(trial for trial in failed if trial.error == reason)
         raise RunError(
-            f"{self.failed} of {self.ended} runs failed, and the search was stopped. The commonest reason, "
+            f"{failures} of {ended} runs failed, and the search was stopped. The commonest reason, "
             f"{count} times: {reason} (run {example.number}, {example.config!r}). What was finished is kept"
         )
