@@ -1,7 +1,7 @@
 """Error and size on the FC-Net tables: the error under a bound on the size, and the front of both.
 
 Every configuration of a table was trained with four seeds; a run looks up their mean validation loss and the
-number of parameters. 200 runs, on the four tables, of which nothing was tuned on the last two. The bound is the
+number of parameters. 200 runs, on the four tables; the second and third were looked at before. The bound is the
 table's median size; its value is the regret of the loss's logarithm against the least that the table holds under
 the bound. A front is judged by its hypervolume over the logarithms of both, each scaled to the table's range, as
 a part of what the whole table's front has. Beside `bayes` and `random` stand Optuna's TPE and NSGA-II, both with
