@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from paretune.report._progress import Lines, Live, Seen, Silent, describe, duration, headline, progress_for, state
+from paretune.report._display import Silent, duration
+from paretune.report._progress import Lines, Live, Seen, describe, headline, progress_for, state
 
 
 class Clock:

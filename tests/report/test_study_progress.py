@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from paretune.report._progress import Silent
+from paretune.report._display import Silent
 from paretune.report._study_progress import StudyLines, StudyLive, Tally, state, study_progress, timing
 
 

@@ -18,7 +18,7 @@ import click
 from paretune.errors import nearest
 
 if TYPE_CHECKING:
-    from paretune.report._progress import Progress
+    from paretune.report._display import Progress
 
 
 class Screen:

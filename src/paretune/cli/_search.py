@@ -193,7 +193,7 @@ def _show(screen: Screen, result: Result) -> None:
 
 
 def _left(seconds: float) -> str:
-    from paretune.report._progress import duration
+    from paretune.report._display import duration
 
     return f"about {duration(seconds)} left, if the study is being run"
 

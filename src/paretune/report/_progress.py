@@ -7,43 +7,29 @@ it. A listener never breaks a run: a field that an event lacks is left out.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+from paretune.report._display import (
+    BETWEEN_LINES,
+    Clock,
+    Fields,
+    Progress,
+    Redrawn,
+    Written,
+    bar,
+    display_for,
+    duration,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-Fields = Mapping[str, Any]
-BETWEEN_LINES = 15.0
-"""Seconds between two lines about the same epoch or the same measurement."""
 
-
-class Progress(Protocol):
-    """Listens to a run's events; a context manager around the run."""
-
-    def __call__(self, kind: str, fields: Fields) -> None:
-        """Take one event."""
-
-    def __enter__(self) -> Progress:
-        """Begin to show."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the display, whatever happened."""
-
-
-def progress_for(stream: TextIO, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> Progress:
+def progress_for(stream: TextIO, *, quiet: bool, clock: Clock = time.monotonic) -> Progress:
     """Return the listener that suits a stream."""
-    if quiet:
-        return Silent()
-    if not stream.isatty():
-        return Lines(stream, clock)
-    from rich.console import Console
-
-    return Live(Console(file=stream), clock)
+    return display_for(stream, quiet=quiet, clock=clock, written=Lines, redrawn=Live)
 
 
 @dataclass
@@ -142,27 +128,12 @@ class Seen:
             self.first = (self.now, fraction)
 
 
-class Silent:
-    """Shows nothing."""
-
-    def __call__(self, kind: str, fields: Fields) -> None:
-        """Ignore the event."""
-
-    def __enter__(self) -> Silent:
-        """Nothing to begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
-
-
-class Lines:
+class Lines(Written):
     """Plain lines for a log: one per step, epoch, candidate and warning, each with the time since the start."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self.stream = stream
-        self.clock = clock
-        self.seen = Seen(started=clock(), now=clock())
+    def __init__(self, stream: TextIO, clock: Clock = time.monotonic) -> None:
+        super().__init__(stream, clock)
+        self.seen = Seen(started=self.started, now=self.started)
         self._last: tuple[float, object] = (float("-inf"), None)
 
     def __call__(self, kind: str, fields: Fields) -> None:
@@ -175,33 +146,15 @@ class Lines:
         if line is None or again:
             return
         self._last = (now, self.seen.subject)
-        self.stream.write(f"[{duration(now - self.seen.started)}] {line}\n")
-        self.stream.flush()
-
-    def __enter__(self) -> Lines:
-        """Nothing to begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
+        self.write(line, now)
 
 
-class Live:
+class Live(Redrawn):
     """A bar that is redrawn in place, with what is finished in lines above it."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        from rich.live import Live as Display
-
-        self.console = console
-        self.clock = clock
-        self.seen = Seen(started=clock(), now=clock())
-        self._display = Display(
-            console=console,
-            get_renderable=self.render,
-            refresh_per_second=4,
-            transient=True,
-            redirect_stdout=False,
-        )
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self.seen = Seen(started=self.started, now=self.started)
 
     def __call__(self, kind: str, fields: Fields) -> None:
         """Fold the event in; what is finished or must be known becomes a line above the bar."""
@@ -211,39 +164,13 @@ class Live:
         line = describe(kind, fields, self.seen)
         if line is not None:
             style = {"warning": "yellow", "note": "dim", "candidate": "bold"}.get(kind)
-            self.console.print(
-                f"[{duration(self.seen.now - self.seen.started)}] {line}",
-                style=style,
-                markup=False,
-                highlight=False,
-            )
-
-    def __enter__(self) -> Live:
-        """Begin to redraw."""
-        self._display.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Erase the bar and show the cursor again."""
-        self._display.stop()
+            self.write(line, self.seen.now, style)
 
     def render(self) -> RenderableType:
         """Return the bar: step, epoch, what is seen, time gone and left."""
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
         seen = self.seen
         seen.now = self.clock()
-        fraction = seen.fraction()
-        row = Table.grid(padding=(0, 1))
-        row.add_row(
-            Text(headline(seen), style="bold"),
-            ProgressBar(total=1.0, completed=fraction or 0.0, width=24, pulse=fraction is None),
-            Text(timing(seen), style="dim"),
-        )
-        return Group(row, Text("  " + state(seen), style="cyan"))
+        return bar(headline(seen), seen.fraction(), timing(seen), state(seen))
 
 
 def describe(kind: str, fields: Fields, seen: Seen) -> str | None:
@@ -301,17 +228,6 @@ def candidate(fields: Fields) -> str:
     parts += [f"{latency['ratio']:.2f}x latency"] if "ratio" in latency else []
     parts += [f"{row['bytes'] / 1000:,.0f} KB"] if "bytes" in row else []
     return f"{fields.get('name', 'candidate')}: {', '.join(parts)}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as m:ss, or h:mm:ss.
-
-    >>> duration(75), duration(3671.2)
-    ('1:15', '1:01:11')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _row(fields: Fields) -> Fields:

@@ -7,33 +7,35 @@ study: a field that an event lacks is left out.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
+from paretune.report._display import (
+    BETWEEN_LINES,
+    Clock,
+    Fields,
+    Progress,
+    Redrawn,
+    Written,
+    bar,
+    display_for,
+    duration,
+)
 from paretune.report._format import is_number, plain_text
-from paretune.report._progress import Fields, Progress, Silent, duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-BETWEEN_LINES = 15.0
-"""Seconds between two lines that say nothing but how far a study is."""
 LONGEST = 96
 """Characters of a configuration in one line."""
 COUNTED = ("trials", "runs", "work")
 """Limits that are reached by runs, not by the clock."""
 
 
-def study_progress(stream: TextIO, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> Progress:
+def study_progress(stream: TextIO, *, quiet: bool, clock: Clock = time.monotonic) -> Progress:
     """Return the listener that suits a stream."""
-    if quiet:
-        return Silent()
-    if not stream.isatty():
-        return StudyLines(stream, clock)
-    from rich.console import Console
-
-    return StudyLive(Console(file=stream), clock)
+    return display_for(stream, quiet=quiet, clock=clock, written=StudyLines, redrawn=StudyLive)
 
 
 @dataclass
@@ -105,13 +107,13 @@ class Tally:
             self.best = fields
 
 
-class StudyLines:
+class StudyLines(Written):
     """Plain lines for a log: each new best run, the first failure of each kind, and now and then how far it is."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self.stream, self.clock = stream, clock
-        self.tally = Tally(started=clock(), now=clock())
-        self._last = clock()
+    def __init__(self, stream: TextIO, clock: Clock = time.monotonic) -> None:
+        super().__init__(stream, clock)
+        self.tally = Tally(started=self.started, now=self.started)
+        self._last = self.started
 
     def __call__(self, kind: str, fields: Fields) -> None:
         """Print the event's line, if it has one."""
@@ -121,66 +123,26 @@ class StudyLines:
             line = f"{state(self.tally)}, {timing(self.tally)}"
         if line is not None:
             self._last = now
-            self.stream.write(f"[{duration(now - self.tally.started)}] {line}\n")
-            self.stream.flush()
-
-    def __enter__(self) -> StudyLines:
-        """Nothing to begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
+            self.write(line, now)
 
 
-class StudyLive:
+class StudyLive(Redrawn):
     """A bar that is redrawn in place, with new best runs and failures in lines above it."""
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        from rich.live import Live
-
-        self.console, self.clock = console, clock
-        self.tally = Tally(started=clock(), now=clock())
-        self._display = Live(
-            console=console,
-            get_renderable=self.render,
-            refresh_per_second=4,
-            transient=True,
-            redirect_stdout=False,
-        )
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        super().__init__(console, clock)
+        self.tally = Tally(started=self.started, now=self.started)
 
     def __call__(self, kind: str, fields: Fields) -> None:
         """Fold the event in; what must be known becomes a line above the bar."""
         line = describe(kind, fields, self.tally, self.clock())
         if line is not None:
-            at = duration(self.tally.now - self.tally.started)
-            style = "yellow" if fields.get("error") or kind == "warning" else None
-            self.console.print(f"[{at}] {line}", style=style, markup=False, highlight=False)
-
-    def __enter__(self) -> StudyLive:
-        """Begin to redraw."""
-        self._display.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Erase the bar and show the cursor again."""
-        self._display.stop()
+            self.write(line, self.tally.now, "yellow" if fields.get("error") or kind == "warning" else None)
 
     def render(self) -> RenderableType:
         """Return the bar: runs, workers, failures, time gone and left, and the incumbent."""
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
         self.tally.now = self.clock()
-        fraction = self.tally.fraction()
-        row = Table.grid(padding=(0, 1))
-        row.add_row(
-            Text(state(self.tally), style="bold"),
-            ProgressBar(total=1.0, completed=fraction or 0.0, width=24, pulse=fraction is None),
-            Text(timing(self.tally), style="dim"),
-        )
-        return Group(row, Text("  " + incumbent(self.tally.best), style="cyan"))
+        return bar(state(self.tally), self.tally.fraction(), timing(self.tally), incumbent(self.tally.best))
 
 
 def describe(kind: str, fields: Fields, tally: Tally, now: float) -> str | None:
