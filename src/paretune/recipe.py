@@ -297,7 +297,7 @@ def _with_model(task: str | None, model: Any, source: str, mistakes: list[str]) 
         mistakes.append(f"{source}: model: gives arguments to the task's function, and there is no task:")
     else:
         try:
-            return with_arguments(task, {name: _number(value) for name, value in model.items()})
+            return with_arguments(task, numbers(model))
         except InputError as error:
             mistakes.append(f"{source}: {error}")
     return task
@@ -374,7 +374,7 @@ def _build(kind: Any, fields: Any, where: str, mistakes: list[str]) -> Any:
     if not isinstance(fields, dict):
         mistakes.append(f"{where}: its fields must be a mapping like {{name: value}}, not {fields!r}")
         return None
-    fields = {key: _number(value) for key, value in fields.items()}
+    fields = numbers(fields)
     declared = {f.name: f for f in dataclasses.fields(kind)}
     before = len(mistakes)
     left_open = [key for key, value in fields.items() if isinstance(value, dict) and LEFT_OPEN & set(value)]
@@ -435,8 +435,16 @@ def check_ranges(step: Any) -> None:
         raise RecipeError(f"{type(step).name}: {problems[0]}")
 
 
-def _number(value: Any) -> Any:
-    """Return the number that `1e-3` means: YAML 1.1 reads an exponent without a point as text."""
+def numbers(value: Any) -> Any:
+    """Return values with the numbers that `1e-5` means: YAML 1.1 reads an exponent without a point as text.
+
+    >>> numbers({"float": ["1e-5", 0.1], "when": {"opt": "sgd"}})
+    {'float': [1e-05, 0.1], 'when': {'opt': 'sgd'}}
+    """
+    if isinstance(value, Mapping):
+        return {key: numbers(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [numbers(each) for each in value]
     if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", value):
         return float(value)
     return value

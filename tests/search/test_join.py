@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sqlite3
@@ -14,7 +13,6 @@ from collections import Counter
 from contextlib import closing
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
-from pathlib import Path
 
 import optuna
 import pytest
@@ -35,17 +33,6 @@ if __name__ == "__main__":
     minimize(steady, {"x": Float(0, 1)}, "random", budget=int(sys.argv[3]), storage=sys.argv[1],
              workers=int(sys.argv[2]), join=True, strict=True)
 """
-
-
-@pytest.fixture(scope="module")
-def objectives():
-    """The module of objectives, found by workers too."""
-    folder = str(Path(__file__).parent)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
-        yield importlib.import_module("objectives")
-        sys.modules.pop("objectives")
 
 
 @pytest.fixture

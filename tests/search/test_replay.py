@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import os
 import random
 import sqlite3
-import sys
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -45,17 +41,6 @@ def bowl(config, budget=None):
     if config["x"] > 0.9:
         raise ValueError("too far")
     return (config["x"] - 0.3) ** 2 + 0.1 * config.get("depth", 0) + 1 / (budget or 1)
-
-
-@pytest.fixture(scope="module")
-def objectives():
-    """The module of objectives, found by workers too."""
-    folder = str(Path(__file__).parent)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
-        yield importlib.import_module("objectives")
-        sys.modules.pop("objectives")
 
 
 def stored(url):

@@ -18,6 +18,7 @@ from paretune.search._look.importance import importances
 from paretune.search._look.pace import seconds_left
 from paretune.search._look.story import DOTS, PATHS, story, thinned
 from paretune.search._optuna import distribution_of
+from paretune.search._study.storage import best_of
 
 SPACE = Space(
     {
@@ -44,7 +45,7 @@ def ran(number, config_number, rung, loss, at, **other):
 
 
 def told(trials, space=SPACE, budgets=(1, 3)):
-    return story(space, trials, budgets, name="s", method="bohb")
+    return story(space, trials, budgets, name="s", method="bohb", best=best_of(trials))
 
 
 def test_a_small_study_by_hand():

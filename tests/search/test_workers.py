@@ -3,7 +3,6 @@ twice."""
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import signal
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import optuna
 import pytest
@@ -23,17 +21,6 @@ from paretune.search._study.interrupt import noted
 from paretune.search._study.storage import Store
 
 SPACE = {"x": Float(0, 1)}
-
-
-@pytest.fixture(scope="module")
-def objectives():
-    """The module of objectives, found by workers too."""
-    folder = str(Path(__file__).parent)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")])))
-        yield importlib.import_module("objectives")
-        sys.modules.pop("objectives")
 
 
 def test_several_workers_share_the_runs_and_the_budget(objectives):

@@ -84,8 +84,8 @@ def report(screen: Screen, study: Path, out: Path | None) -> None:
     from paretune.search._look.story import story
 
     asked, trials, found = runs_of(study)
-    told = story(asked.space, trials, asked.sampler.budgets, name=asked.name, method=asked.sampler.name)
-    told["best"] = found.best and found.best.to_json()
+    budgets, method = asked.sampler.budgets, asked.sampler.name
+    told = story(asked.space, trials, budgets, name=asked.name, method=method, best=found.best)
     path = study.with_suffix(".html") if out is None else out
     write_text(path, study_page(told))
     screen.show({"report": path, "bytes": path.stat().st_size, **told}, str(path))

@@ -24,7 +24,7 @@ from scipy import special
 
 from paretune.search._density import codes, columns
 from paretune.search._results import Results
-from paretune.search._schedule.ladder import Budget
+from paretune.search._schedule.ladder import Budget, amount
 from paretune.search._space.space import Space
 
 Array = NDArray[np.float64]
@@ -103,7 +103,7 @@ def cost_of(space: Space, results: Results, budgets: Sequence[Budget | None]) ->
     """Return the model of a study's results; None where too few runs are known. budgets: the ladder."""
     if results.seconds is None or results.workers is None:
         return None
-    ladder = np.array([1.0 if budget is None else float(budget) for budget in budgets])
+    ladder = np.array([amount(budget) for budget in budgets])
     kinds = columns(space).categories
     return fit(results.rows, ladder[results.rungs], results.seconds, results.workers, kinds)
 

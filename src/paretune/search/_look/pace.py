@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paretune.search._schedule.ladder import Budget
+from paretune.search._schedule.ladder import Budget, share_of
 from paretune.search._study.limits import Limits
 from paretune.search._study.storage import Trial
 
@@ -27,10 +27,7 @@ def seconds_left(trials: Sequence[Trial], limits: Limits, budgets: Sequence[Budg
     found = []
     for limit, amount in (
         (limits.trials, lambda trial: 1.0),
-        (
-            limits.runs,
-            lambda trial: 1.0 if trial.budget is None else float(trial.budget) / float(budgets[-1] or 1),
-        ),
+        (limits.runs, lambda trial: share_of(trial.budget, budgets[-1])),
         (limits.work, lambda trial: trial.seconds),
     ):
         pace = sum(map(amount, recent)) / elapsed if elapsed > 0 else 0.0

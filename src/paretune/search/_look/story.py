@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from paretune.search._density import columns
 from paretune.search._look.importance import density, good_of, importances, places, width_of
-from paretune.search._schedule.ladder import Budget
+from paretune.search._schedule.ladder import Budget, share_of
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Space
-from paretune.search._study.storage import LOST, Trial, best_of
+from paretune.search._study.storage import LOST, Trial
 
 Array = NDArray[np.float64]
 Item = TypeVar("Item")
@@ -43,11 +43,13 @@ def story(
     *,
     name: str,
     method: str,
+    best: Trial | None,
     predicted: Mapping[int, float] | None = None,
 ) -> dict[str, Any]:
     """Return what a study's page shows.
 
-    trials: all of its runs. predicted: seconds that a cost model expected, by the number of a run.
+    trials: all of its runs. best: the one that the study found. predicted: seconds that a cost model expected, by
+        the number of a run.
     """
     ended = sorted(
         (trial for trial in trials if trial.finished is not None and not trial.error.startswith(LOST)),
@@ -61,7 +63,6 @@ def story(
     shown = [n for n in sorted(shares, key=lambda n: -shares[n]) if not isinstance(space[n], Constant)][
         :PARAMETERS
     ]
-    best = best_of(trials)
     return {
         "name": name,
         "method": method,
@@ -112,14 +113,14 @@ def _curves(ended: Sequence[Trial], budgets: Sequence[Budget | None]) -> list[di
     A point is (ended runs, full-run equivalents, seconds, loss).
     """
     points: dict[int, list[tuple[int, float, float, float]]] = {}
-    most, runs, at = budgets[-1], 0.0, 0.0
+    runs, at = 0.0, 0.0
     before = None
     for count, trial in enumerate(ended, 1):
         assert trial.finished is not None and trial.loss is not None
         gap = trial.seconds if before is None else (trial.finished - before).total_seconds()
         at += max(0.0, min(gap, trial.seconds + PAUSE))
         before = trial.finished
-        runs += 1.0 if most is None or trial.budget is None else float(trial.budget) / float(most)
+        runs += share_of(trial.budget, budgets[-1])
         known = points.setdefault(trial.rung, [])
         if not trial.error and (not known or trial.loss < known[-1][3]):
             known.append((count, runs, at, trial.loss))

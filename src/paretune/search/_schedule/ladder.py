@@ -12,6 +12,7 @@ HpBandSter's code, where Falkner et al., arXiv:1807.01774, print ceil(K eta^s / 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import final
@@ -54,6 +55,25 @@ def ladder(low: Budget, high: Budget, eta: int = 3) -> tuple[Budget, ...]:
         rungs.insert(0, rungs[0] / eta)
     whole = isinstance(low, int) and isinstance(high, int)
     return tuple(math.floor(rung + Fraction(1, 2)) if whole else float(rung) for rung in rungs)
+
+
+def amount(budget: Budget | None) -> float:
+    """Return a budget as a number; 1 where a study has none."""
+    return 1.0 if budget is None else float(budget)
+
+
+def share_of(budget: Budget | None, top: Budget | None) -> float:
+    """Return a budget as a part of the largest; 1 where a study has none."""
+    return 1.0 if budget is None or top is None else float(budget) / float(top)
+
+
+def shares_of(budgets: Sequence[Budget | None]) -> list[float]:
+    """Return each budget as a part of the largest.
+
+    >>> shares_of((1, 3, 9)), shares_of((None,))
+    ([0.1111111111111111, 0.3333333333333333, 1.0], [1.0])
+    """
+    return [share_of(budget, budgets[-1]) for budget in budgets]
 
 
 def brackets(rungs: int, eta: int = 3) -> tuple[Bracket, ...]:

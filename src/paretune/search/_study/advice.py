@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from paretune.search._schedule.ladder import Bracket, Budget
+from paretune.search._schedule.ladder import Bracket, Budget, shares_of
 from paretune.search._schedule.schedules import Halving, Hyperband
-from paretune.search._study.plan import shares_of
 from paretune.search.samplers._base import Sampler
 
 SMALL = 1000

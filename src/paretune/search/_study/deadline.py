@@ -18,7 +18,7 @@ import numpy as np
 
 from paretune.search._cost import Array, Cost
 from paretune.search._ranking import Point, Score, succeeded
-from paretune.search._schedule.ladder import Budget
+from paretune.search._schedule.ladder import Budget, amount
 from paretune.search._schedule.schedules import Job, Schedule
 from paretune.search._study.limits import Limits
 from paretune.search.samplers._base import Suggestion
@@ -160,7 +160,7 @@ class Choice:
 
 def probable(cost: Cost, row: Array, budget: Budget | None) -> float:
     """Return the seconds that a run will stay below with 90 %."""
-    return float(cost.quantile(np.asarray(row)[None, :], 1.0 if budget is None else float(budget), SHARE)[0])
+    return float(cost.quantile(np.asarray(row)[None, :], amount(budget), SHARE)[0])
 
 
 def left_of(

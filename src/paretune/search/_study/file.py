@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, final
 
 from paretune.errors import InputError, nearest
+from paretune.recipe import numbers
 from paretune.search._space.space import Space
 from paretune.search._study.database import SQLITE
 from paretune.search._study.goals import LOSS, LOSS_ALONE, Goals, goals_of
 from paretune.search._study.limits import Limits, limits_of
 from paretune.search._study.method import method_of
 from paretune.search._study.objective import Objective
-from paretune.search._study.plain import numbers, space_from_json
+from paretune.search._study.plain import space_from_json
 from paretune.search.samplers._base import Sampler
 
 KEYS = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from paretune.errors import InputError, nearest
+from paretune.recipe import numbers
 from paretune.search._space.parameters import Categorical, Constant, Float, Int, Ordered, Parameter
 from paretune.search._space.predicates import Predicate, when
 from paretune.search._space.priors import About, Beta, LogNormal, Normal, Prior, read_prior
@@ -120,21 +120,6 @@ def _made(kind: str, value: Any, rest: dict[str, Any]) -> Parameter:
     if kind == "constant":
         return Constant(value, **rest)
     return Categorical(value, **rest) if kind == "categorical" else Ordered(value, **rest)
-
-
-def numbers(value: Any) -> Any:
-    """Return values with the numbers that `1e-5` means: YAML 1.1 reads an exponent without a point as text.
-
-    >>> numbers({"float": ["1e-5", 0.1], "when": {"opt": "sgd"}})
-    {'float': [1e-05, 0.1], 'when': {'opt': 'sgd'}}
-    """
-    if isinstance(value, Mapping):
-        return {key: numbers(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [numbers(each) for each in value]
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", value):
-        return float(value)
-    return value
 
 
 def _when(name: str, given: Mapping[str, Any]) -> list[Any]:

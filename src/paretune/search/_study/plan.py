@@ -17,7 +17,7 @@ import numpy as np
 from paretune.errors import InputError, is_number
 from paretune.search._cost import Cost
 from paretune.search._results import Array
-from paretune.search._schedule.ladder import Budget
+from paretune.search._schedule.ladder import Budget, amount, shares_of
 from paretune.search._schedule.schedules import Job, NothingFits
 from paretune.search._study.limits import Limits
 from paretune.search.samplers._base import Sampler
@@ -106,8 +106,7 @@ def seconds_of(cost: Cost | None, rows: Array, budgets: Sequence[Budget | None])
     """Return what a run on each rung takes, the median over the configurations of rows (n, d)."""
     if cost is None:
         return None
-    known = [1.0 if budget is None else float(budget) for budget in budgets]
-    return [float(np.exp(np.median(cost.predict(rows[-KNOWN:], budget)[0]))) for budget in known]
+    return [float(np.exp(np.median(cost.predict(rows[-KNOWN:], amount(budget))[0]))) for budget in budgets]
 
 
 @final
@@ -133,16 +132,6 @@ def rest(limits: Limits, *, trials: int, runs: float, wall: float, work: float) 
     left = {"trials": trials, "runs": runs, "wall": wall, "work": work}
     known = {name: getattr(limits, name) for name in left}
     return Limits(**{name: None if known[name] is None else max(0, known[name] - left[name]) for name in left})
-
-
-def shares_of(budgets: Sequence[Budget | None]) -> list[float]:
-    """Return each budget as a part of the largest.
-
-    >>> shares_of((1, 3, 9)), shares_of((None,))
-    ([0.1111111111111111, 0.3333333333333333, 1.0], [1.0])
-    """
-    top = budgets[-1]
-    return [1.0 if budget is None or top is None else float(budget) / float(top) for budget in budgets]
 
 
 def too_small(limits: Limits, budgets: Sequence[Budget | None], seconds: Sequence[float] | None) -> str:

@@ -27,6 +27,7 @@ from paretune.search._study.objective import Outcome
 from paretune.search._study.plain import space_from_json
 from paretune.search._study.storage import LOST, TAKEN, Store, Trial, plan_of
 from paretune.search._study.study import ATTEMPTS, Search, place_of
+from paretune.search._study.suggestions import Suggested
 from paretune.search.samplers._base import Exhausted, Sampler
 
 CHANGED = "another configuration"
@@ -89,7 +90,8 @@ def replayed(trials: Sequence[Trial], plan: Mapping[str, Any], sampler: Sampler)
     found, count, place = list(_promoted(trials)), 0, 0
     for trial, pending in _suggestions(trials, ended):
         known = len(study.configs)
-        study.configs += [(np.full(len(space), np.nan), {}, "", 0)] * (trial.config_number - known)
+        for _ in range(trial.config_number - known):
+            study.configs.add(Suggested(np.full(len(space), np.nan), {}, "", 0))
         while (
             len(study.results) < trial.seen
             and place < len(ended)
@@ -103,13 +105,12 @@ def replayed(trials: Sequence[Trial], plan: Mapping[str, Any], sampler: Sampler)
             study.trials |= {each.number: each for each in pending}
             study.running = {each.number: Job(each.rung, each.bracket) for each in pending}
             try:
-                again = study._suggest(trial.config_number, trial.turn).config
+                again = study._suggest(trial.turn).config
             except Exhausted as error:
                 why = str(error)
         if again is None or key(again) != key(trial.config):
             found.append(Difference(trial.config_number, trial.number, trial.config, again, why or CHANGED))
-        study.configs.append((_row(space, trial.config), trial.config, trial.origin, trial.seen))
-        study.known.add(key(trial.config))
+        study.configs.add(Suggested(_row(space, trial.config), trial.config, trial.origin, trial.seen))
         count += trial.origin != TAKEN
     return Replay(count, tuple(sorted(found, key=lambda each: (each.number, each.run))))
 

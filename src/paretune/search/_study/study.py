@@ -2,8 +2,7 @@
 
 All that is known of a study lies in its storage. A study that is opened again takes in its trials: finished runs
 are told to the schedule and the sampler as if they had ended now, and those that were under way are done again,
-twice at most. A suggestion depends on the study's seed, its own number and the results it says it has seen, on
-nothing else.
+twice at most.
 """
 
 from __future__ import annotations
@@ -13,16 +12,15 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
-
-import numpy as np
+from typing import final
 
 from paretune.errors import InputError, RunError
 from paretune.search._cost import ENOUGH, cost_of
 from paretune.search._ranking import Score
-from paretune.search._results import Array, Growing, Results
+from paretune.search._results import Array, Growing
+from paretune.search._schedule.ladder import share_of
 from paretune.search._schedule.schedules import Job, NothingFits, Past
-from paretune.search._space.space import Config, Space, key
+from paretune.search._space.space import Space
 from paretune.search._study.deadline import (
     OUTSIDE,
     Choice,
@@ -45,8 +43,8 @@ from paretune.search._study.plan import Marks, plan, rest, seconds_of, too_small
 from paretune.search._study.repeats import Repeats, folder_of, seed_of
 from paretune.search._study.result import Result
 from paretune.search._study.storage import LOST, TAKEN, Store, Trial
-from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
-from paretune.search.samplers._grid import Grid
+from paretune.search._study.suggestions import Suggested, Suggestions
+from paretune.search.samplers._base import Exhausted, Sampler, Suggestion
 
 DRIVER = "the study's process ended"
 INTERRUPTED = "interrupted"
@@ -54,10 +52,6 @@ ATTEMPTS = 3
 """A run that is lost is begun so many times in all."""
 FIRST_FAILURES = 5
 """So many failures and nothing else at the beginning stop a study, and so does more than half of all runs."""
-TRIES = 5
-"""A suggestion that was made before is asked for anew so often."""
-LISTED = 10_000
-"""A space of at most so many configurations is listed to find one that was not tried."""
 
 
 def place_of(trial: Trial) -> tuple[int, int, int]:
@@ -88,9 +82,7 @@ class Search:
         self.schedule = sampler.schedule(executor.slots)
         self.results = Growing(len(space))
         self.trials: dict[int, Trial] = {}
-        self.configs: list[tuple[Any, Config, str, int]] = []
-        """Row, configuration, origin and results seen of every configuration, by its number."""
-        self.known: set[str] = set()
+        self.configs = Suggestions(space, sampler, seed)
         self.again: list[Trial] = []
         """Runs that were lost, to be begun anew."""
         self.more: list[Trial] = []
@@ -101,8 +93,6 @@ class Search:
         """What is under way, by the number of the run."""
         self.ended, self.failed = 0, 0
         """Runs that ended, and those of them that failed."""
-        self.place = 0
-        """A point of the grid before which all were tried."""
         self.finals = Finals(len(self.budgets) - 1)
         self.marks = Marks()
         self.since: dict[int, float] = {}
@@ -170,18 +160,19 @@ class Search:
             return
         trials, runs, work = self.spent
         left = rest(self.limits, trials=trials, runs=runs, wall=self.executor.clock() - self.began, work=work)
-        results = self.results.results()
-        seconds = seconds_of(cost_of(self.space, results, self.budgets), results.rows, self.budgets)
-        told = plan(self.sampler, left, self.executor.slots, seconds)
+        told = plan(self.sampler, left, self.executor.slots, self._seconds())
         self.listen("plan", told | {"bracket": job.bracket, "finished": self.ended})
 
     def _check(self) -> None:
         """Raise an InputError where the limits are smaller than one run, as far as that is known."""
-        results = self.results.results()
-        seconds = seconds_of(cost_of(self.space, results, self.budgets), results.rows, self.budgets)
-        problem = too_small(replace(self.limits, work=None), self.budgets, seconds)
+        problem = too_small(replace(self.limits, work=None), self.budgets, self._seconds())
         if problem and self._ended() is None:
             raise InputError(problem)
+
+    def _seconds(self) -> list[float] | None:
+        """Return what a run on each budget takes; None where that is not known yet."""
+        results = self.results.results()
+        return seconds_of(cost_of(self.space, results, self.budgets), results.rows, self.budgets)
 
     def _ended(self) -> str | None:
         trials, runs, work = self.spent
@@ -191,11 +182,7 @@ class Search:
         """Count a run that begins; a lost one is counted once."""
         trials, runs, work = self.spent
         if trial.attempt == 1:
-            self.spent = (trials + 1, runs + self._share(trial), work)
-
-    def _share(self, trial: Trial) -> float:
-        most = self.budgets[-1]
-        return 1.0 if most is None or trial.budget is None else float(trial.budget) / float(most)
+            self.spent = (trials + 1, runs + share_of(trial.budget, self.budgets[-1]), work)
 
     def _deadline(self) -> Deadline | None:
         """Return what fits into the time that is left; None where all does."""
@@ -217,15 +204,14 @@ class Search:
         return deadline_of(cost, self.budgets, left, row, whole=self.finals.whole)
 
     def _row(self, number: int) -> Array:
-        row: Array = self.configs[number][0]
-        return row
+        return self.configs[number].row
 
     def _choose(self, deadline: Deadline | None) -> tuple[Job, Suggestion | None, int]:
         """Return the schedule's next job that fits, its configuration if that is new, and which turn it had.
 
         Where nothing else leaves time for the full run that is due, that one.
         """
-        fits = Choice(deadline, self._row, lambda turn: self._suggest(len(self.configs), turn))
+        fits = Choice(deadline, self._row, self._suggest)
         due = self.finals.due()
         while True:
             try:
@@ -259,15 +245,14 @@ class Search:
             job, offer, turn = self._choose(deadline)
             number = len(self.configs) if job.config is None else job.config
             if job.config is None:
-                suggestion = self._suggest(number) if offer is None else offer
-                row = self.space.row(suggestion.config)  # as it is read again after a crash
-                self.configs.append((row, suggestion.config, suggestion.origin, len(self.results)))
-                self.known.add(key(suggestion.config))
-            _, config, origin, seen = self.configs[number]
+                found = self._suggest() if offer is None else offer
+                row = self.space.row(found.config)  # as it is read again after a crash
+                self.configs.add(Suggested(row, found.config, found.origin, len(self.results)))
+            made = self.configs[number]
             trial = Trial(
-                number=-1, config_number=number, config=config, budget=self.budgets[job.rung], rung=job.rung,
-                bracket=job.bracket, origin=origin if job.config is None else "promoted", seen=seen, attempt=1,
-                loss=None, seconds=0.0, values={}, error="", finished=None, turn=turn,
+                number=-1, config_number=number, config=made.config, budget=self.budgets[job.rung], rung=job.rung,
+                bracket=job.bracket, origin=made.origin if job.config is None else "promoted", seen=made.seen,
+                attempt=1, loss=None, seconds=0.0, values={}, error="", finished=None, turn=turn,
             )  # fmt: skip
             self.more = self.repeats.others(trial)
         trial = replace(trial, number=self.store.begin(trial, self.space))
@@ -276,40 +261,10 @@ class Search:
         self.trials[trial.number] = trial
         return trial, job
 
-    def _suggest(self, number: int, turn: int = 0) -> Suggestion:
-        """Return a configuration that was not tried before; `Exhausted` where all were. turn: another one."""
-        pending = [self.configs[self.trials[number].config_number][0] for number in self.running]
-        results = self.results.results(np.array(pending).reshape(-1, len(self.space)))
-        if isinstance(self.sampler, Grid):
-            return self._point(self.sampler, results, turn)
-        for attempt in range(turn * TRIES, (turn + 1) * TRIES):
-            generator = np.random.default_rng([self.seed, number, attempt])
-            suggestion = self.sampler.suggest(self.space, results, generator, number)
-            if key(suggestion.config) not in self.known:
-                return suggestion
-        if self.space.count > LISTED:
-            return from_prior(self.space, generator)
-        left = [config for config in Grid(max_points=LISTED).grid(self.space) if key(config) not in self.known]
-        if not left:
-            raise Exhausted(f"all {len(self.known)} configurations were tried")
-        config = left[int(generator.integers(len(left)))]
-        return Suggestion(self.space.row(config), config, "random")
-
-    def _point(self, grid: Grid, results: Results, turn: int) -> Suggestion:
-        """Return the next point that was not tried, or one behind it by its turn.
-
-        Some may have been tried by another version of the study, or before others for which time was short.
-        """
-        ahead = self.place
-        while True:
-            suggestion = grid.suggest(self.space, results, np.random.default_rng(self.seed), ahead)
-            if key(suggestion.config) not in self.known:
-                if turn == 0:
-                    return suggestion
-                turn -= 1
-            elif ahead == self.place:
-                self.place += 1
-            ahead += 1
+    def _suggest(self, turn: int = 0) -> Suggestion:
+        """Return the configuration that comes next. turn: another one."""
+        running = [self.trials[number].config_number for number in self.running]
+        return self.configs.next(self.results, running, turn)
 
     def _job(self, trial: Trial) -> Work:
         place = None
@@ -353,7 +308,7 @@ class Search:
             self.ended += 1
         self.trials[trial.number] = trial
         if (whole := self.repeats.take(trial)) is not None:
-            row, score = self.configs[whole.config_number][0], self.goals.score(whole)
+            row, score = self._row(whole.config_number), self.goals.score(whole)
             self.results.add(row, score, whole.rung, trial.seconds, trial.worker)
             self.finals.end(whole.config_number, whole.rung, whole.bracket, score)
         return whole
@@ -367,9 +322,8 @@ class Search:
             if trial.origin != TAKEN:
                 self._pay(trial)
             if trial.config_number == len(self.configs):
-                origin = trial.origin
-                self.configs.append((self.space.row(trial.config), trial.config, origin, trial.seen))
-                self.known.add(key(trial.config))
+                row = self.space.row(trial.config)
+                self.configs.add(Suggested(row, trial.config, trial.origin, trial.seen))
             last[place_of(trial)] = trial  # a later attempt stands for an earlier one
         for trial in list(last.values()):
             under_way = trial.loss is None
