@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from _arms import Arms
 from _oracles import BUDGETS, Choice, Track, problem
 from paretune.search import Categorical, Float, Space, minimize
 
+BLOCK = 8
+"""Seeds of an arm."""
 HALVED = {"min": BUDGETS[0], "max": BUDGETS[-1]}
 REQUIREMENTS = {
     "dehb": ("dehb==0.1.2",),
@@ -74,6 +77,29 @@ def peer(
         )
         found.append(json.loads(made.stdout.strip().splitlines()[-1]))
     return found
+
+
+def in_blocks(
+    arms: Arms,
+    name: str,
+    count: int,
+    settings: Mapping[str, Any],
+    runs: Callable[[list[int]], list[dict[str, Any]]],
+) -> np.ndarray:
+    """Return the regrets of `count` seeds, (seeds, checkpoints), a block of them an arm.
+
+    runs: (seeds) -> for each of them a mapping with `regrets`.
+    """
+    regrets: list[list[float]] = []
+    for start in range(0, count, BLOCK):
+        seeds = list(range(start, min(start + BLOCK, count)))
+
+        def body(folder: Path, seeds: list[int] = seeds) -> dict[str, Any]:
+            return {"runs": runs(seeds)}
+
+        found = arms.finish(f"{name}-{start:02}", {**settings, "seeds": seeds}, body)
+        regrets += [each["regrets"] for each in found["runs"]]
+    return np.array(regrets)
 
 
 def summary(regrets: np.ndarray, checks: Sequence[int]) -> dict[str, Any]:

@@ -19,10 +19,10 @@ import numpy as np
 import lcbench
 from _arms import WORK, Arms
 from _common import RESULTS, Result, run, say
-from _searches import HALVED, ours
+from _searches import HALVED, in_blocks, ours
 
 CHECKS = (16, 32, 64)
-SEEDS, BLOCK = 16, 8
+SEEDS = 16
 FLOOR = 0.02
 """Regrets below count as this, in the units of each problem."""
 PARTS: dict[str, dict[str, Any]] = {
@@ -79,22 +79,18 @@ def measure(quick: bool) -> Result:
 def _median(
     arms: Arms, name: str, size: str, part: str, settings: dict[str, Any], checks: Sequence[int], quick: bool
 ) -> np.ndarray:
-    regrets: list[list[float]] = []
-    for start in range(0, 2 if quick else SEEDS, BLOCK):
-        seeds = list(range(start, start + (2 if quick else BLOCK)))
-        told = {"problem": name, "size": size, "seeds": seeds, "checks": checks, "settings": settings}
-        body = partial(_arm, name, size, settings, seeds, checks)
-        row = arms.finish(f"{name}-{size}-{part.replace(' ', '-')}-{start:02}", told, body)
-        regrets += [each["regrets"] for each in row["runs"]]
-    return np.asarray(np.median(np.array(regrets), axis=0))
+    told = {"problem": name, "size": size, "checks": checks, "settings": settings}
+    body = partial(_runs, name, size, settings, checks)
+    regrets = in_blocks(arms, f"{name}-{size}-{part.replace(' ', '-')}", 2 if quick else SEEDS, told, body)
+    return np.asarray(np.median(regrets, axis=0))
 
 
-def _arm(
-    name: str, size: str, settings: dict[str, Any], seeds: Sequence[int], checks: Sequence[int], folder: Path
-) -> dict[str, Any]:
+def _runs(
+    name: str, size: str, settings: dict[str, Any], checks: Sequence[int], seeds: list[int]
+) -> list[dict[str, Any]]:
     if name == "lcbench":
-        return {"runs": lcbench.ours(settings, size, seeds, checks)}
-    return {"runs": ours(name, size, {"bohb": HALVED | settings}, seeds, checks)}
+        return lcbench.ours(settings, size, seeds, checks)
+    return ours(name, size, {"bohb": HALVED | settings}, seeds, checks)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,10 @@ import numpy as np
 from _arms import WORK, Arms
 from _common import RESULTS, Result, run, say
 from _peers import environment
-from _searches import HALVED, REQUIREMENTS, ours, peer, summary
+from _searches import HALVED, REQUIREMENTS, in_blocks, ours, peer, summary
 
 CHECKS = (1, 4, 8, 16, 32, 64)
-BLOCK, SEEDS = 8, 32
-"""Seeds of an arm, and of each method in all."""
+SEEDS = 32
 FEWER = {"hpbandster": {4: 8, 16: 8, 32: 0}, "dehb": {32: 8}}
 """Seeds where a peer takes too long for more."""
 SIZES = (8, 4, 16, 32)
@@ -43,31 +42,25 @@ def measure(quick: bool) -> Result:
     table: dict[int, dict[str, Any]] = {}
     for n in (2,) if quick else SIZES:
         checks = (1, 4) if quick else checks_of(n)
-        seen: dict[str, list[list[float]]] = {}
+        seen: dict[str, np.ndarray] = {}
         for name in (*OURS, *(() if quick else REQUIREMENTS)):
             count = 2 if quick else FEWER.get(name, {}).get(n, SEEDS)
-            for start in range(0, count, BLOCK):
-                seeds = list(range(start, min(start + BLOCK, count)))
-                settings = {
-                    "n": n,
-                    "seeds": seeds,
-                    "checks": checks,
-                    "how": OURS.get(name, REQUIREMENTS.get(name)),
-                }
-                body = partial(_arm, name, n, seeds, checks)
-                row = arms.finish(f"{n}-{name.replace(' ', '-')}-{start:02}", settings, body)
-                seen.setdefault(name, []).extend(each["regrets"] for each in row["runs"])
-        table[n] = {name: summary(np.array(rows), checks) for name, rows in seen.items()}
+            settings = {"n": n, "checks": checks, "how": OURS.get(name, REQUIREMENTS.get(name))}
+            body = partial(_runs, name, n, checks)
+            rows = in_blocks(arms, f"{n}-{name.replace(' ', '-')}", count, settings, body)
+            if count:
+                seen[name] = rows
+        table[n] = {name: summary(rows, checks) for name, rows in seen.items()}
         for name, row in table[n].items():
             say(f"{n}+{n} {name}: {row['medians']}")
     return _result(table, quick)
 
 
-def _arm(name: str, n: int, seeds: Sequence[int], checks: Sequence[int], folder: Path) -> dict[str, Any]:
+def _runs(name: str, n: int, checks: Sequence[int], seeds: list[int]) -> list[dict[str, Any]]:
     if name in OURS:
-        return {"runs": ours("counting_ones", str(n), {"bohb": HALVED | OURS[name]}, seeds, checks)}
+        return ours("counting_ones", str(n), {"bohb": HALVED | OURS[name]}, seeds, checks)
     python = environment(name, REQUIREMENTS[name], torch=False)
-    return {"runs": peer(name, python, "counting_ones", str(n), seeds, checks)}
+    return peer(name, python, "counting_ones", str(n), seeds, checks)
 
 
 def _result(table: dict[int, dict[str, Any]], quick: bool) -> Result:

@@ -20,10 +20,10 @@ from _arms import WORK, Arms
 from _common import RESULTS, Result, run, say
 from _oracles import QUALITIES
 from _peers import environment
-from _searches import HALVED, REQUIREMENTS, ours, peer, summary
+from _searches import HALVED, REQUIREMENTS, in_blocks, ours, peer, summary
 
 CHECKS = (1, 4, 8, 16, 32, 64)
-BLOCK, SEEDS = 8, 16
+SEEDS = 16
 FEWER = {"hpbandster": 8}
 ALONE = ("optuna_tpe", "random")
 """Run on the full budget alone."""
@@ -37,30 +37,26 @@ def measure(quick: bool) -> Result:
     checks = (1, 4) if quick else CHECKS
     table: dict[str, dict[str, Any]] = {}
     for quality in ("good",) if quick else QUALITIES:
-        seen: dict[str, list[list[float]]] = {}
+        seen: dict[str, np.ndarray] = {}
         for name in ("bohb", *(() if quick else REQUIREMENTS)):
             count = 2 if quick else FEWER.get(name, SEEDS)
-            for start in range(0, count, BLOCK):
-                seeds = list(range(start, min(start + BLOCK, count)))
-                which = "any" if name in ALONE else quality
-                settings: dict[str, Any] = {"quality": which, "seeds": seeds, "checks": checks}
-                settings["how"] = REQUIREMENTS.get(name)
-                if name not in ALONE:
-                    settings["bias and noise"] = QUALITIES[quality]
-                body = partial(_arm, name, quality, seeds, checks)
-                row = arms.finish(f"{which}-{name}-{start:02}", settings, body)
-                seen.setdefault(name, []).extend(each["regrets"] for each in row["runs"])
-        table[quality] = {name: summary(np.array(rows), checks) for name, rows in seen.items()}
+            which = "any" if name in ALONE else quality
+            settings: dict[str, Any] = {"quality": which, "checks": checks, "how": REQUIREMENTS.get(name)}
+            if name not in ALONE:
+                settings["bias and noise"] = QUALITIES[quality]
+            body = partial(_runs, name, quality, checks)
+            seen[name] = in_blocks(arms, f"{which}-{name}", count, settings, body)
+        table[quality] = {name: summary(rows, checks) for name, rows in seen.items()}
         for name, row in table[quality].items():
             say(f"{quality} {name}: {row['medians']}")
     return _result(table, checks, quick)
 
 
-def _arm(name: str, quality: str, seeds: Sequence[int], checks: Sequence[int], folder: Path) -> dict[str, Any]:
+def _runs(name: str, quality: str, checks: Sequence[int], seeds: list[int]) -> list[dict[str, Any]]:
     if name == "bohb":
-        return {"runs": ours("hartmann6", quality, {"bohb": HALVED}, seeds, checks)}
+        return ours("hartmann6", quality, {"bohb": HALVED}, seeds, checks)
     python = environment(name, REQUIREMENTS[name], torch=False)
-    return {"runs": peer(name, python, "hartmann6", quality, seeds, checks)}
+    return peer(name, python, "hartmann6", quality, seeds, checks)
 
 
 def _result(table: dict[str, dict[str, Any]], checks: Sequence[int], quick: bool) -> Result:

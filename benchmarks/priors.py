@@ -20,11 +20,11 @@ import numpy as np
 from _arms import WORK, Arms
 from _common import RESULTS, Result, run, say
 from _oracles import EXACT, Choice, problem
-from _searches import HALVED, ours, summary
+from _searches import HALVED, in_blocks, ours, summary
 from paretune.search import Normal
 
 CHECKS = (8, 16, 32, 64)
-BLOCK, SEEDS = 8, 32
+SEEDS = 32
 PROBLEMS = {"counting_ones": "8", "hartmann6": EXACT}
 METHODS: dict[str, dict[str, Any]] = {"bayes": {"bayes": {}}, "bohb": {"bohb": HALVED}}
 KINDS = ("none", "right", "wrong")
@@ -60,25 +60,19 @@ def measure(quick: bool) -> Result:
         for method in METHODS:
             rows: dict[str, Any] = {}
             for kind in KINDS:
-                regrets = []
-                for start in range(0, count, BLOCK):
-                    seeds = list(range(start, min(start + BLOCK, count)))
-                    settings = {"size": size, "method": METHODS[method], "seeds": seeds, "checks": checks}
-                    body = partial(_arm, name, method, kind, seeds, checks)
-                    found = arms.finish(f"{name}-{method}-{kind}-{start:02}", settings, body)
-                    regrets += [each["regrets"] for each in found["runs"]]
-                rows[kind] = summary(np.array(regrets), checks)
+                settings = {"size": size, "method": METHODS[method], "checks": checks}
+                body = partial(_runs, name, method, kind, checks)
+                regrets = in_blocks(arms, f"{name}-{method}-{kind}", count, settings, body)
+                rows[kind] = summary(regrets, checks)
                 say(f"{name} {method} {kind}: {rows[kind]['medians']}")
             table[f"{name} {method}"] = rows
     return _result(table, quick)
 
 
-def _arm(
-    name: str, method: str, kind: str, seeds: Sequence[int], checks: Sequence[int], folder: Path
-) -> dict[str, Any]:
+def _runs(name: str, method: str, kind: str, checks: Sequence[int], seeds: list[int]) -> list[dict[str, Any]]:
     size = PROBLEMS[name]
     priors = {seed: believed(kind, name, size, seed) for seed in seeds}
-    return {"runs": ours(name, size, METHODS[method], seeds, checks, priors)}
+    return ours(name, size, METHODS[method], seeds, checks, priors)
 
 
 def _result(table: dict[str, dict[str, Any]], quick: bool) -> Result:

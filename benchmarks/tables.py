@@ -39,7 +39,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "n_units_2": UNITS,
 }
 """In the order of a key's digits."""
-RUNS, SEEDS, BLOCK = 200, 16, 8
+RUNS, SEEDS = 200, 16
 OURS, PEERS = ("bayes", "random"), ("TPESampler", "NSGAIISampler")
 GOALS = ("bound", "front")
 
