@@ -147,6 +147,28 @@ def test_weights_that_forward_computes_are_those_of_the_whole_layer():
     assert torch.equal(again(EXAMPLE), pruned.model(EXAMPLE))
 
 
+class Gained(Standardised):
+    """A gain for every row, as in NF-nets: it is part of the weight once that is folded."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+        self.gain = nn.Parameter(torch.rand(outputs, 1))
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean(1, keepdim=True)
+        return F.linear(x, self.gain * weight / weight.norm(dim=1, keepdim=True), self.bias)
+
+
+def test_what_a_folded_weight_was_made_from_is_gone():
+    model = nn.Sequential(Gained(5, 8), nn.Tanh(), Gained(8, 3)).double()
+    pruned = prune.channels(model, EXAMPLE, ratio=0.5)
+    assert set(pruned.model.state_dict()) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    fresh = nn.Sequential(Gained(5, 8), nn.Tanh(), Gained(8, 3)).double()
+    again = prune.replay(fresh, pruned.cuts)
+    again.load_state_dict(pruned.model.state_dict())
+    assert torch.equal(again(EXAMPLE), pruned.model(EXAMPLE))
+
+
 def test_a_computed_weight_is_frozen_where_all_that_it_is_made_from_is():
     model = standardised()
     model[0].requires_grad_(False)

@@ -272,16 +272,16 @@ class Builder:
         return tuple(item.value for item in tree_leaves(value, is_leaf=lambda x: isinstance(x, _Leaf)))
 
     def finish(self, output: Any = None) -> fx.GraphModule:
-        """Close the graph and return its module, in eval mode; the tensors are shared.
+        """Close the graph and return its module, in eval mode; the tensors are shared, and those that nothing reads
+        are not there.
 
         output: what it returns, where that is not what the model returns.
         """
         self.graph.output(self.output() if output is None else output)
-        module = module_over(self._tensors, self.graph, saved=self._model.state_dict())
-        module.graph.eliminate_dead_code(is_impure_node=_is_impure)
-        module.recompile()
-        module.delete_all_unused_submodules()
-        return module
+        self.graph.eliminate_dead_code(is_impure_node=_is_impure)
+        read = {node.target for node in self.graph.nodes if node.op in ("get_attr", "call_module")}
+        own = {name: value for name, value in self._tensors.items() if name in read}
+        return module_over(own, self.graph, saved=self._model.state_dict())
 
 
 def _is_impure(node: fx.Node) -> bool:
