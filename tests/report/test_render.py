@@ -122,7 +122,9 @@ def test_the_page_of_a_study_renders_without_a_console_error(tmp_path: Path, sch
     result = minimize(lambda config, budget: config["x"] + 1 / budget, space, {"bohb": {"max": 9}}, budget=40)
     trials = [replace(t, finished=datetime(2026, 1, 1) + timedelta(seconds=t.number)) for t in result.trials]
     page = tmp_path / "study.html"
-    page.write_text(study_page(story(Space(space), trials, (1, 3, 9), name="small", method="bohb", best=None)))
+    page.write_text(
+        study_page(story(Space(space), trials, (1, 3, 9), name="small", method="bohb", found=result.found))
+    )
     shown = browse(page, scheme, "--dump-dom")
     assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
     assert "Least loss" in shown.stdout and "<title>9: " not in shown.stdout  # its script ran

@@ -18,6 +18,8 @@ from paretune.report import study_page
 from paretune.report._axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from paretune.search import Float, Space, Trial
 from paretune.search._look.story import story
+from paretune.search._study.front import found_by
+from paretune.search._study.goals import LOSS_ALONE
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
@@ -32,21 +34,23 @@ CHOICE = NUMBER | {"name": "opt", "kind": "category", "marks": [[0.25, "a"], [0.
 def trial(number, loss, budget=9):
     return {
         "number": number, "config_number": number, "config": {"x": 0.123456789, "opt": "a"}, "budget": budget,
-        "loss": loss, "seconds": 1.5, "origin": "model", "values": {"size": 8.0},
+        "loss": loss, "seconds": 1.5, "origin": "model", "values": {"size": 8.0}, "objectives": {"loss": loss},
+        "missed": "",
     }  # fmt: skip
 
 
 def study(**other):
     """Return what a small study tells."""
-    line = {"run": 4, "loss": 0.5, "rank": 0.0, "units": [0.25, 0.75], "values": [0.25, "b"]}
+    line = {"run": 4, "value": 0.5, "rank": 0.0, "units": [0.25, 0.75], "values": [0.25, "b"]}
     return {
         "name": "digits", "method": "bohb", "budgets": [3, 9], "runs": 4, "finished": 3, "failed": 1, "lost": 0,
-        "running": 0, "work": 6.0, "best": trial(3, 0.5),
+        "running": 0, "work": 6.0, "best": trial(3, 0.5), "front": [], "nearest": None, "points": [],
+        "objectives": [["loss", "min"]], "constraints": [],
         "curves": [
             {"budget": 9, "points": [[3, 2.0, 4.0, 0.5], [4, 2.3, 6.0, 0.5]]},
             {"budget": 3, "points": [[1, 0.3, 1.0, 2.0], [2, 0.6, 2.0, 1.0], [4, 2.3, 6.0, 1.0]]},
         ],
-        "rungs": [{"budget": 3, "runs": 2, "losses": [1.0, 2.0]}, {"budget": 9, "runs": 1, "losses": [0.5]}],
+        "rungs": [{"budget": 3, "runs": 2, "values": [1.0, 2.0]}, {"budget": 9, "runs": 1, "values": [0.5]}],
         "promotions": [{"config": 1, "points": [[0, 1.0], [1, 0.5]]}],
         "told_at": {"budget": 3, "runs": 2},
         "importances": {"x": 0.25, "opt": 0.75}, "parameters": [NUMBER, CHOICE],
@@ -88,7 +92,7 @@ def test_losses_far_apart_have_a_logarithmic_axis():
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6))
 def test_any_losses_are_drawn_inside_the_frame(losses):
-    rung = {"budget": 1, "runs": len(losses), "losses": sorted(losses)}
+    rung = {"budget": 1, "runs": len(losses), "values": sorted(losses)}
     curve = {"budget": 1, "points": [[i, float(i), 1.0, loss] for i, loss in enumerate(losses)]}
     for drawing in (charts.rungs([rung], []), charts.best_so_far([curve], 0, "runs", str)):
         places = re.findall(r"(?:M|V| )([\d.einfa-]+)h0|V([\d.einfa-]+)", drawing)
@@ -107,19 +111,19 @@ def test_promotions_join_the_losses_of_a_configuration():
 
 
 def test_a_gap_stands_for_what_is_not_active():
-    line = {"run": 1, "loss": 1.0, "rank": 0.6, "units": [0.0, None, 1.0], "values": [1, None, 3]}
+    line = {"run": 1, "value": 1.0, "rank": 0.6, "units": [0.0, None, 1.0], "values": [1, None, 3]}
     marks = [NUMBER | {"name": name} for name in "abc"]
     svg = parsed(charts.across({"parameters": list("abc"), "lines": [line]}, marks))
     (drawn,) = paths(svg, "q3")
     places = re.findall(r"([ML])([\d.]+) ([\d.]+)", drawn.get("d"))
     assert [kind for kind, _, _ in places] == ["M", "M"]
     assert [float(y) for _, _, y in places] == [HEIGHT - BOTTOM, TOP]
-    assert drawn.get("data-tip").split() == ["run", "1,", "loss", "1", "a:", "1", "c:", "3"]
+    assert drawn.get("data-tip").split() == ["run", "1:", "1", "a:", "1", "c:", "3"]
 
 
 @pytest.mark.parametrize(("rank", "look"), [(0.0, "q0"), (0.049, "q0"), (0.05, "q1"), (0.2, "q2"), (0.5, "q3")])
 def test_looks_follow_ranks(rank, look):
-    line = {"run": 1, "loss": 1.0, "rank": rank, "units": [0.5], "values": [1]}
+    line = {"run": 1, "value": 1.0, "rank": rank, "units": [0.5], "values": [1]}
     assert f'class="{look}"' in charts.across({"parameters": ["a"], "lines": [line]}, [NUMBER])
 
 
@@ -150,6 +154,53 @@ def test_times_are_against_what_was_expected_where_it_is_known():
     assert "expected seconds" in charts.times(rows) and "front-line" in charts.times(rows)
     assert ">budget<" in charts.times([row | {"predicted": None} for row in rows])
     assert "nothing to draw" in charts.times([rows[0] | {"predicted": None, "budget": None}])
+
+
+def trade(**other):
+    """Return what a study of two objectives and a constraint tells."""
+    goals = {"objectives": {"error": 0.1, "size": 5.0}, "missed": ""}
+    front = [trial(3, 0.1) | goals, trial(1, 0.2) | {"objectives": {"error": 0.2, "size": 2.0}, "missed": ""}]
+    points = [
+        {"run": 3, "values": [0.1, 5.0], "holds": True}, {"run": 1, "values": [0.2, 2.0], "holds": True},
+        {"run": 2, "values": [0.3, 4.0], "holds": True}, {"run": 0, "values": [0.05, 90.0], "holds": False},
+    ]  # fmt: skip
+    missing = trial(0, 0.05) | {"objectives": {"error": 0.05, "size": 90.0}, "missed": "size 90 misses <= 9 by 81"}
+    return study(
+        objectives=[["error", "min"], ["size", "min"]], constraints=["size <= 9"], best=front[0], front=front,
+        points=points, table=[*front, missing], **other,
+    )  # fmt: skip
+
+
+def test_the_front_is_drawn_and_listed():
+    found = trade()
+    drawing = parsed(charts.objectives(found["points"], [3, 1], found["objectives"]))
+    tips = [each.get("data-tip") for each in drawing.iter() if each.get("data-tip")]
+    words = sorted(" ".join(tip.split()) for tip in tips)
+    assert words == ["run 1 error: 0.2 size: 2", "run 2 error: 0.3 size: 4", "run 3 error: 0.1 size: 5"], (
+        "those that hold"
+    )
+    page = study_page(found)
+    assert "2 on the front of error, size on budget 9, in 4 runs" in page
+    assert "Full runs that hold size &lt;= 9" in page and "size 90 misses &lt;= 9 by 81" in page
+    assert "Least error on each budget, of runs that hold the constraints" in page
+
+
+def test_what_came_nearest_is_said_where_nothing_holds_the_constraints():
+    found = trade()
+    page = study_page(found | {"best": None, "front": [], "nearest": found["table"][2], "curves": []})
+    assert "4 runs, none of which holds the constraints" in page and "What came nearest" in page
+    assert "In this one size 90 misses &lt;= 9 by 81" in page
+
+
+def test_the_most_is_the_best_where_it_is_to_be_large():
+    for least, far, edge in ((True, 1000, TOP), (False, -1000, HEIGHT - BOTTOM)):
+        rung = {"budget": 1, "runs": 20, "values": [*range(18), far, 2 * far]}
+        drawing = charts.rungs([rung], [], "accuracy", least=least)
+        heights = [float(height) for height in re.findall(r" ([\d.]+)h0", drawing)]
+        assert heights.count(edge) == 2, "the worst tenth stands on the edge"
+    best = {"accuracy": 0.9}
+    page = study_page(study(objectives=[["accuracy", "max"]], best=trial(3, -0.9) | {"objectives": best}))
+    assert "Most accuracy 0.9 on budget 9, in 4 runs" in page
 
 
 def test_the_page_says_what_was_found_and_holds_together():
@@ -202,7 +253,7 @@ def test_five_thousand_runs_are_one_small_page_in_seconds():
             )
         )  # fmt: skip
     began = time.process_time()
-    told = story(space, trials, (1, 3, 9), name="big", method="bohb", best=None)
+    told = story(space, trials, (1, 3, 9), name="big", method="bohb", found=found_by(trials, LOSS_ALONE, 1, 2))
     page = study_page(told)
     assert time.process_time() - began < 5.0
     assert 100_000 < len(page.encode()) < 3_000_000

@@ -14,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune.search import Categorical, Constant, Float, Int, Limits, Ordered, Space, Trial, about, when
+from paretune.search._look.curves import DOTS, PATHS, thinned
+from paretune.search._look.expected import expected_seconds
 from paretune.search._look.importance import importances
 from paretune.search._look.pace import seconds_left
-from paretune.search._look.story import DOTS, PATHS, story, thinned
+from paretune.search._look.story import story
 from paretune.search._optuna import distribution_of
-from paretune.search._study.storage import best_of
+from paretune.search._study.front import found_by
+from paretune.search._study.goals import LOSS_ALONE, goals_of
 
 SPACE = Space(
     {
@@ -44,8 +47,9 @@ def ran(number, config_number, rung, loss, at, **other):
     return Trial(**fields | other)
 
 
-def told(trials, space=SPACE, budgets=(1, 3)):
-    return story(space, trials, budgets, name="s", method="bohb", best=best_of(trials))
+def told(trials, space=SPACE, budgets=(1, 3), goals=LOSS_ALONE, repeats=1):
+    found = found_by(trials, goals, repeats, len(budgets) - 1)
+    return story(space, trials, budgets, name="s", method="bohb", found=found, repeats=repeats)
 
 
 def test_a_small_study_by_hand():
@@ -74,7 +78,7 @@ def test_a_small_study_by_hand():
         [6, pytest.approx(4 / 3 + 2), 72.0, 2.0],
     ]  # fmt: skip
     assert found["rungs"] == [
-        {"budget": 1, "runs": 3, "losses": [3.0, 4.0, 5.0]}, {"budget": 3, "runs": 2, "losses": [2.0, 2.5]}
+        {"budget": 1, "runs": 3, "values": [3.0, 4.0, 5.0]}, {"budget": 3, "runs": 2, "values": [2.0, 2.5]}
     ]  # fmt: skip
     assert found["promotions"] == [
         {"config": 0, "points": [[0, 5.0], [1, 2.0]]}, {"config": 1, "points": [[0, 3.0], [1, 2.5]]}
@@ -92,6 +96,73 @@ def test_a_small_study_by_hand():
     names = found["coordinates"]["parameters"]
     assert found["coordinates"]["lines"][0]["units"][names.index("momentum")] is None
     json.dumps(found, allow_nan=False)
+
+
+def test_runs_that_miss_a_constraint_are_told_behind_the_others():
+    goals = goals_of({"accuracy": "max"}, {"ms": "<= 5"})
+    runs = [(0.9, 9.0), (0.5, 4.0), (0.7, 5.0), (0.95, 6.0)]
+    trials = [
+        ran(i, i, 1, -accuracy, 2 * i + 2, values={"accuracy": accuracy, "ms": ms})
+        for i, (accuracy, ms) in enumerate(runs)
+    ]
+    found = told(trials, goals=goals)
+    assert found["best"]["number"] == 2 and found["objectives"] == [["accuracy", "max"]]
+    (curve,) = found["curves"]
+    assert [point[3] for point in curve["points"]] == [0.5, 0.7, 0.7], "as the user has it, and of those that hold"
+    assert [row["number"] for row in found["table"]] == [2, 1, 3, 0], "the others by how much they miss"
+    assert [row["missed"] for row in found["table"]] == [
+        "", "", "ms 6 misses <= 5 by 1", "ms 9 misses <= 5 by 4"
+    ]  # fmt: skip
+    assert found["rungs"][1]["values"] == [0.95, 0.9, 0.7, 0.5] and found["front"] == found["points"] == []
+    none = told(trials[::3], goals=goals)
+    assert none["best"] is None and none["nearest"]["number"] == 3 and none["curves"] == []
+    json.dumps([found, none], allow_nan=False)
+
+
+def test_several_objectives_are_told_with_their_front():
+    goals = goals_of(["error", "size"])
+    runs = [(0.3, 1.0), (0.1, 4.0), (0.4, 5.0), (0.1, 3.0)]
+    trials = [
+        ran(i, i, 1, error, 2 * i + 2, values={"error": error, "size": size})
+        for i, (error, size) in enumerate(runs)
+    ]
+    found = told([*trials, ran(9, 9, 0, 0.0, 20, values={"error": 0.0, "size": 0.0})], goals=goals)
+    assert [run["number"] for run in found["front"]] == [3, 0]
+    assert [point["run"] for point in found["points"]] == [0, 1, 2, 3], "full runs alone"
+    assert found["points"][0] == {"run": 0, "values": [0.3, 1.0], "holds": True}
+    numbers = [row["number"] for row in found["table"]]
+    assert numbers[-2:] == [2, 9], "what another one beats in both, then the smaller budget"
+    json.dumps(found, allow_nan=False)
+
+
+def test_repeats_are_told_by_their_mean():
+    runs = [(0, 0, 1.0), (0, 1, 3.0), (1, 0, 1.5), (1, 1, 1.9), (2, 0, 0.1)]
+    trials = [ran(i, config, 1, loss, 2 * i + 2, repeat=repeat) for i, (config, repeat, loss) in enumerate(runs)]
+    found = told(trials, repeats=2)
+    (curve,) = found["curves"]
+    assert [point[0] for point in curve["points"]] == [2, 4, 5]
+    assert [point[3] for point in curve["points"]] == pytest.approx([2.0, 1.7, 1.7])
+    assert found["rungs"][1]["values"] == [pytest.approx(1.7), 2.0], "one repeat alone is none"
+    assert found["best"]["loss"] == pytest.approx(1.7)
+
+
+def test_seconds_stand_beside_what_was_expected_before_a_run_ended():
+    config = {"lr": 0.01, "opt": "adam", "size": 8, "kind": "mlp"}
+    trials = []
+    for i in range(60):
+        x, rung = (i % 10) / 10, i % 2
+        seconds = 3**rung * math.exp(2 * x)
+        trials.append(ran(i, i, rung, 1.0, 20 * i, config={"x": x, **config}, seconds=seconds))
+    expected = expected_seconds(SPACE, trials, (1, 3))
+    assert set(expected) == set(range(5, 60)), "the first five are what the first model is made of"
+    late = [abs(math.log(expected[i] / trials[i].seconds)) for i in range(40, 60)]
+    assert max(late) < 0.1, late
+    # what comes later changes nothing
+    other = [*trials[:-1], replace(trials[-1], seconds=9e9)]
+    assert expected_seconds(SPACE, other, (1, 3)) == expected
+    rows = told(trials)["seconds"]
+    assert rows[0]["predicted"] is None and rows[59]["predicted"] == expected[59]
+    assert expected_seconds(SPACE, [], (1, 3)) == {}
 
 
 @pytest.mark.parametrize("trials", [[], [ran(0, 0, 0, math.inf, 1)], [ran(0, 0, 0, 1.0, 1)]])
@@ -144,8 +215,8 @@ def test_much_is_thinned_and_says_so():
     assert len(found["parameters"]) == 12 and found["parameters"][0]["name"] == "p3"
     assert all(len(each["suggested"]) <= DOTS for each in found["parameters"]) and len(found["seconds"]) <= DOTS
     lines = found["coordinates"]["lines"]
-    assert len(lines) == PATHS and lines[0]["loss"] == losses.min() and lines[-1]["loss"] == losses.max()
-    assert sum(line["loss"] <= sorted(losses)[99] for line in lines) == 100, "the hundred best are all there"
+    assert len(lines) == PATHS and lines[0]["value"] == losses.min() and lines[-1]["value"] == losses.max()
+    assert sum(line["value"] <= sorted(losses)[99] for line in lines) == 100, "the hundred best are all there"
     assert any("Of 3,000 finished runs" in note for note in found["notes"])
     assert any("Of 15 parameters the 12" in note for note in found["notes"])
 

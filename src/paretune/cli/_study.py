@@ -85,7 +85,7 @@ def report(screen: Screen, study: Path, out: Path | None) -> None:
 
     asked, trials, found = runs_of(study)
     budgets, method = asked.sampler.budgets, asked.sampler.name
-    told = story(asked.space, trials, budgets, name=asked.name, method=method, best=found.best)
+    told = story(asked.space, trials, budgets, name=asked.name, method=method, found=found, repeats=asked.repeats)
     path = study.with_suffix(".html") if out is None else out
     write_text(path, study_page(told))
     screen.show({"report": path, "bytes": path.stat().st_size, **told}, str(path))

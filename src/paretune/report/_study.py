@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from paretune.report._format import milliseconds_text, plain_text, seconds_text
-from paretune.report._study_charts import across, belief, best_so_far, rungs, suggested, times
+from paretune.report._study_charts import across, belief, best_so_far, objectives, rungs, suggested, times
 
 
 def study_page(found: Mapping[str, Any]) -> str:
@@ -22,18 +22,27 @@ def study_page(found: Mapping[str, Any]) -> str:
     shares = sorted(found["importances"].items(), key=lambda item: -item[1])
     told_at = found["told_at"]
     at = "" if told_at["budget"] is None else f" on budget {plain_text(told_at['budget'])}"
+    (first, way), *others = found["objectives"]
+    front = [run["number"] for run in found["front"]]
     return rendered(
         "study.html",
         name=found["name"],
         method=found["method"],
         headline=_headline(found),
         tiles=_tiles(found),
-        best=_pairs(found["best"]),
+        best=_pairs(found["best"] or found["nearest"]),
+        missed="" if found["nearest"] is None else found["nearest"]["missed"],
+        objectives=[name for name, _ in found["objectives"]],
+        constraints=found["constraints"],
+        front=[_row(run, found["coordinates"]["parameters"]) for run in found["front"]],
+        trade=Markup(objectives(found["points"], front, found["objectives"])) if others else "",
+        first=first,
+        most=way == "max",
         incumbent=[
-            Markup(best_so_far(found["curves"], 1, "full runs", lambda value: f"{value:g}")),
-            Markup(best_so_far(found["curves"], 2, "time at work", seconds_text)),
+            Markup(best_so_far(found["curves"], 1, "full runs", lambda value: f"{value:g}", first)),
+            Markup(best_so_far(found["curves"], 2, "time at work", seconds_text, first)),
         ],
-        rungs=Markup(rungs(found["rungs"], found["promotions"])) if found["rungs"] else "",
+        rungs=Markup(rungs(found["rungs"], found["promotions"], first, least=way == "min")),
         across=Markup(across(found["coordinates"], parameters)),
         importances=[(name, f"{100 * share:.0f} %", f"{100 * share:.0f}") for name, share in shares],
         told_at=f"{told_at['runs']} runs{at}",
@@ -48,11 +57,16 @@ def study_page(found: Mapping[str, Any]) -> str:
 
 
 def _headline(found: Mapping[str, Any]) -> str:
-    best = found["best"]
+    best, runs = found["best"], f"{found['runs']:,} runs"
     if best is None:
-        return f"{found['runs']:,} runs, none of which succeeded"
+        return f"{runs}, none of which {'succeeded' if found['nearest'] is None else 'holds the constraints'}"
+    (first, way), *others = found["objectives"]
     at = "" if best["budget"] is None else f" on budget {plain_text(best['budget'])}"
-    return f"Least loss {best['loss']:.5g}{at}, in {found['runs']:,} runs"
+    if others:
+        names = ", ".join(name for name, _ in found["objectives"])
+        return f"{len(found['front'])} on the front of {names}{at}, in {runs}"
+    value = next(iter(best["objectives"].values()))
+    return f"{'Least' if way == 'min' else 'Most'} {first} {value:.5g}{at}, in {runs}"
 
 
 def _tiles(found: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -76,7 +90,8 @@ def _row(trial: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {
         "run": trial["number"],
         "budget": "full" if trial["budget"] is None else plain_text(trial["budget"]),
-        "loss": f"{trial['loss']:.5g}",
+        "objectives": [f"{value:.5g}" for value in trial["objectives"].values()],
+        "missed": trial["missed"],
         "seconds": _took(trial["seconds"]),
         "origin": trial["origin"],
         "values": [plain_text(trial["config"].get(name)) for name in names],

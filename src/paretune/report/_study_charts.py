@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paretune.report._axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis
-from paretune.report._charts import legend
+from paretune.report._charts import Point, legend, scatter
 from paretune.report._format import plain_text, seconds_text
 from paretune.report._frame import MOST, Format, caption, empty, grid, padded, svg, xml
 from paretune.report._labels import shorten
@@ -23,14 +23,17 @@ MARKS = 6
 """Most words along the axis of a parameter."""
 
 
-def best_so_far(curves: Sequence[Row], along: int, x_label: str, x_format: Format) -> str:
-    """Draw the best loss on each budget in steps. along: which entry of a point the x is (0 runs, 1 full, 2 s)."""
+def best_so_far(curves: Sequence[Row], along: int, x_label: str, x_format: Format, name: str = "loss") -> str:
+    """Draw the best value on each budget in steps. along: which entry of a point the x is (0 runs, 1 full, 2 s).
+
+    name: of the value.
+    """
     curves = [curve for curve in curves if curve["points"]][:6]
     if not curves:
         return empty("the best so far")
     y = _losses([point[3] for curve in curves for point in curve["points"]])
     x = _from_zero([point[along] for curve in curves for point in curve["points"]])
-    parts = [grid(x, y, x_label, _y_label("best loss so far", y), x_format, _number)]
+    parts = [grid(x, y, x_label, _y_label(f"best {name} so far", y), x_format, _number)]
     for index, curve in enumerate(curves):
         at = [(x(point[along]), y(point[3])) for point in curve["points"]]
         path = f"M{at[0][0]:.1f} {at[0][1]:.1f}" + "".join(f"H{px:.1f}V{py:.1f}" for px, py in at[1:])
@@ -41,31 +44,59 @@ def best_so_far(curves: Sequence[Row], along: int, x_label: str, x_format: Forma
         parts.append(f'<g class="curve c{index}"><path d="{path}"/>{"".join(dots)}</g>')
     if len(curves) > 1:
         parts.append(legend([_budget(curve) for curve in curves]))
-    return svg(f"The best loss so far against {x_label}", parts)
+    return svg(f"The best {name} so far against {x_label}", parts)
 
 
-def rungs(found: Sequence[Row], promotions: Sequence[Row]) -> str:
-    """Draw the losses on each budget as dots, and lines along which configurations went on to larger ones.
+def rungs(found: Sequence[Row], promotions: Sequence[Row], name: str = "loss", *, least: bool = True) -> str:
+    """Draw the values on each budget as dots, and lines along which configurations went on to larger ones.
 
-    Losses above nine tenths of all stand on the upper edge.
+    The worst tenth of all stands on the edge. least: whether the least value is the best.
     """
-    losses = sorted(loss for rung in found for loss in rung["losses"])
-    if not losses:
-        return empty("losses by budget")
-    top = losses[int(0.9 * (len(losses) - 1))]
-    y = _losses([loss for loss in losses if loss <= top])
+    values = sorted((value for rung in found for value in rung["values"]), reverse=not least)
+    if not values:
+        return empty(f"{name} by budget")
+    y = _losses(values[: int(0.9 * (len(values) - 1)) + 1])
     x = Axis(-0.5, len(found) - 0.5, LEFT, WIDTH - RIGHT)
     names = {float(index): _budget(rung) for index, rung in enumerate(found)}
-    parts = [grid(x, y, "budget", _y_label("loss", y), lambda at: names[at], _number, x_ticks=list(names))]
+    parts = [grid(x, y, "budget", _y_label(name, y), lambda at: names[at], _number, x_ticks=list(names))]
     for line in promotions:
-        at = " ".join(f"{x(rung):.1f},{y(loss):.1f}" for rung, loss in line["points"])
+        at = " ".join(f"{x(rung):.1f},{y(value):.1f}" for rung, value in line["points"])
         tip = f"configuration {line['config']}\n" + "\n".join(
-            f"{names[float(rung)]}: {loss:.5g}" for rung, loss in line["points"]
+            f"{names[float(rung)]}: {value:.5g}" for rung, value in line["points"]
         )
         parts.append(f'<g class="promoted"{_tip(tip)}><polyline points="{at}"/></g>')
     for index, rung in enumerate(found):
-        parts.append(_dots((x(index), y(loss)) for loss in rung["losses"]))
-    return svg(f"Losses on each of {len(found)} budgets", parts)
+        parts.append(_dots((x(index), y(value)) for value in rung["values"]))
+    return svg(f"{name} on each of {len(found)} budgets", parts)
+
+
+def objectives(points: Sequence[Row], front: Sequence[int], ways: Sequence[Sequence[str]]) -> str:
+    """Draw full runs by their first two objectives, those of the front marked. front: the numbers of its runs."""
+    (up, up_way), (right, right_way), *more = ways
+    marked = set(front)
+    dots = [
+        Point(
+            f"run {point['run']}" if point["run"] in marked else "",
+            point["values"][1],
+            point["values"][0],
+            role="front" if point["run"] in marked else "other",
+            tip=f"run {point['run']}\n"
+            + "\n".join(f"{name}: {value:.5g}" for (name, _), value in zip(ways, point["values"], strict=True)),
+        )
+        for point in points
+        if point["holds"]
+    ]
+    stairs = sorted((i for i, dot in enumerate(dots) if dot.role == "front"), key=lambda i: dots[i].x)
+    return scatter(
+        dots,
+        line=stairs if right_way == "min" and not more else (),
+        better_up=up_way == "max",
+        x_label=right,
+        y_label=up,
+        x_format=_number,
+        y_format=_number,
+        title=f"{up} against {right}",
+    )
 
 
 def across(coordinates: Row, parameters: Sequence[Row]) -> str:
@@ -83,7 +114,7 @@ def across(coordinates: Row, parameters: Sequence[Row]) -> str:
             for name, value, unit in zip(names, line["values"], line["units"], strict=True)
             if unit is not None
         )
-        tip = f"run {line['run']}, loss {line['loss']:.5g}\n{values}"
+        tip = f"run {line['run']}: {line['value']:.5g}\n{values}"
         parts.append(f'<path class="{look}"{_tip(tip)} d="{_broken(line["units"], x, y)}"/>')
     for index, parameter in enumerate(parameters):
         at = x(index)

@@ -272,8 +272,7 @@ class Builder:
         return tuple(item.value for item in tree_leaves(value, is_leaf=lambda x: isinstance(x, _Leaf)))
 
     def finish(self, output: Any = None) -> fx.GraphModule:
-        """Close the graph and return its module, in eval mode; the tensors are shared, and those that nothing reads
-        are not there.
+        """Close the graph and return its module, in eval mode, over the tensors that it reads, which are shared.
 
         output: what it returns, where that is not what the model returns.
         """

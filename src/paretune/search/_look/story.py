@@ -2,38 +2,40 @@
 
 Losses of different budgets do not compare, so that what needs one budget (which parameters matter, where the good
 runs are) takes the one with most runs: a larger one has but those that were good already, which differ little.
+
+What is told of a run is its first objective as the user has it, its mean over repeats; which run is better than
+another one the study's own order says (`_ranking`), where constraints and all objectives count.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paretune.search._density import columns
+from paretune.search._look.curves import DOTS, PATHS, curves, points, promotions, rungs, thinned, value_of
+from paretune.search._look.expected import expected_seconds
 from paretune.search._look.importance import density, good_of, importances, places, width_of
-from paretune.search._schedule.ladder import Budget, share_of
+from paretune.search._ranking import Point, arrays, order
+from paretune.search._schedule.ladder import Budget
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Space
+from paretune.search._study.front import Found
+from paretune.search._study.goals import Goals
+from paretune.search._study.repeats import wholes
 from paretune.search._study.storage import LOST, Trial
 
 Array = NDArray[np.float64]
-Item = TypeVar("Item")
-DOTS = 600
-"""Most points of one drawing."""
-PATHS = 200
-"""Most configurations that are drawn across the parameters, or from budget to budget."""
 PARAMETERS = 12
 """Most parameters that are drawn, those that matter most."""
 TABLE = 20
 """Runs in the table of the best."""
 FEW = 6
 """Values of a number that are all written along its axis."""
-PAUSE = 60.0
-"""Seconds between the end of a run and the begin of the next, beyond which the study was not at work."""
 
 
 def story(
@@ -43,23 +45,25 @@ def story(
     *,
     name: str,
     method: str,
-    best: Trial | None,
-    predicted: Mapping[int, float] | None = None,
+    found: Found,
+    repeats: int = 1,
 ) -> dict[str, Any]:
     """Return what a study's page shows.
 
-    trials: all of its runs. best: the one that the study found. predicted: seconds that a cost model expected, by
-        the number of a run.
+    trials: all of its runs. found: what the study found in them. repeats: runs of a configuration on the largest
+        budget.
     """
+    goals, top = found.goals, len(budgets) - 1
     ended = sorted(
         (trial for trial in trials if trial.finished is not None and not trial.error.startswith(LOST)),
         key=lambda trial: (trial.finished, trial.number),
     )
     good = [trial for trial in ended if not trial.error]
-    rung, at_rung = _telling(good)
+    whole = [trial for trial in wholes(ended, repeats, top) if not trial.error]
+    rung, at_rung = _telling(whole)
     rows = np.array([space.row(trial.config) for trial in at_rung]).reshape(-1, len(space))
-    losses = np.array([trial.loss for trial in at_rung], dtype=np.float64)
-    shares = importances(space, rows, losses)
+    ranks = _ranks(at_rung, goals)
+    shares = importances(space, rows, ranks)
     shown = [n for n in sorted(shares, key=lambda n: -shares[n]) if not isinstance(space[n], Constant)][
         :PARAMETERS
     ]
@@ -73,31 +77,46 @@ def story(
         "lost": sum(trial.error.startswith(LOST) for trial in trials),
         "running": sum(trial.loss is None for trial in trials),
         "work": sum(trial.seconds for trial in trials),
-        "best": best and best.to_json(),
-        "curves": _curves(ended, budgets),
-        "rungs": _rungs(good, budgets),
-        "promotions": _promotions(good),
+        "objectives": [list(objective) for objective in goals.objectives],
+        "constraints": [f"{bound.name} {bound.text}" for bound in goals.constraints],
+        "best": found.best and _told(found.best, goals),
+        "front": [_told(trial, goals) for trial in found.front] if goals.several else [],
+        "nearest": found.nearest and _told(found.nearest, goals),
+        "points": points(whole, top, goals),
+        "curves": curves(ended, budgets, goals, repeats),
+        "rungs": rungs(whole, budgets, goals),
+        "promotions": promotions(whole, goals),
         "told_at": {"budget": budgets[rung] if rung < len(budgets) else None, "runs": len(at_rung)},
         "importances": shares,
-        "parameters": [_parameter(space, name, trials, rows, losses) for name in shown],
-        "coordinates": _coordinates(space, shown, at_rung, losses),
-        "seconds": _seconds(good, predicted or {}),
-        "table": [trial.to_json() for trial in _ranked(good)[:TABLE]],
+        "parameters": [_parameter(space, name, trials, rows, ranks) for name in shown],
+        "coordinates": _coordinates(space, shown, at_rung, ranks, goals),
+        "seconds": _seconds(good, expected_seconds(space, ended, budgets)),
+        "table": [_told(trial, goals) for trial in _ranked(whole, goals)[:TABLE]],
         "failures": _failures(ended),
         "notes": _notes(len(good), sum(not isinstance(space[n], Constant) for n in space.names), shown),
     }
 
 
-def thinned(items: Sequence[Item], most: int) -> list[Item]:
-    """Return at most so many of them at even distances, the first and the last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+def _ranks(runs: Sequence[Trial], goals: Goals) -> Array:
+    """Return what orders runs of one budget that succeeded, (n,), the lower the better."""
+    scores = [goals.score(trial) for trial in runs]
+    if any(isinstance(score, Point) for score in scores):
+        return order(*arrays(scores))
+    return np.array(scores, dtype=np.float64)
 
 
-def _ranked(good: Sequence[Trial]) -> list[Trial]:
+def _ranked(whole: Sequence[Trial], goals: Goals) -> list[Trial]:
     """Return finished runs, those on the largest budget first, the best of each first."""
-    return sorted(good, key=lambda trial: (-trial.rung, trial.loss, trial.number))
+    found: list[Trial] = []
+    for rung in sorted({trial.rung for trial in whole}, reverse=True):
+        runs = sorted((trial for trial in whole if trial.rung == rung), key=lambda trial: trial.number)
+        found += [runs[index] for index in np.argsort(_ranks(runs, goals), kind="stable")]
+    return found
+
+
+def _told(trial: Trial, goals: Goals) -> dict[str, Any]:
+    """Return a run that succeeded with its objectives and what it misses."""
+    return trial.to_json() | goals.told(trial)
 
 
 def _telling(good: Sequence[Trial]) -> tuple[int, list[Trial]]:
@@ -107,64 +126,13 @@ def _telling(good: Sequence[Trial]) -> tuple[int, list[Trial]]:
     return rung, [trial for trial in good if trial.rung == rung]
 
 
-def _curves(ended: Sequence[Trial], budgets: Sequence[Budget | None]) -> list[dict[str, Any]]:
-    """Return the best loss so far on each budget, a point for every improvement and one for the end.
-
-    A point is (ended runs, full-run equivalents, seconds, loss).
-    """
-    points: dict[int, list[tuple[int, float, float, float]]] = {}
-    runs, at = 0.0, 0.0
-    before = None
-    for count, trial in enumerate(ended, 1):
-        assert trial.finished is not None and trial.loss is not None
-        gap = trial.seconds if before is None else (trial.finished - before).total_seconds()
-        at += max(0.0, min(gap, trial.seconds + PAUSE))
-        before = trial.finished
-        runs += share_of(trial.budget, budgets[-1])
-        known = points.setdefault(trial.rung, [])
-        if not trial.error and (not known or trial.loss < known[-1][3]):
-            known.append((count, runs, at, trial.loss))
-    for known in points.values():
-        if known:
-            known.append((len(ended), runs, at, known[-1][3]))
-    return [
-        {"budget": budgets[rung], "points": [list(point) for point in known]}
-        for rung, known in sorted(points.items(), reverse=True)
-        if known
-    ]
-
-
-def _rungs(good: Sequence[Trial], budgets: Sequence[Budget | None]) -> list[dict[str, Any]]:
-    """Return each budget's losses: all up to a number, then every so many in the order of their losses."""
-    found = []
-    for rung, budget in enumerate(budgets):
-        losses = sorted(trial.loss for trial in good if trial.rung == rung and trial.loss is not None)
-        most = max(2, DOTS // len(budgets))
-        found.append({"budget": budget, "runs": len(losses), "losses": thinned(losses, most)})
-    return found
-
-
-def _promotions(good: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Return configurations that ran on more than one budget: those that came highest, the best first."""
-    by_config: dict[int, dict[int, float]] = {}
-    for trial in good:
-        assert trial.loss is not None
-        by_config.setdefault(trial.config_number, {})[trial.rung] = trial.loss
-    several = [(number, known) for number, known in by_config.items() if len(known) > 1]
-    several.sort(key=lambda item: (-max(item[1]), item[1][max(item[1])], item[0]))
-    return [
-        {"config": number, "points": [[rung, known[rung]] for rung in sorted(known)]}
-        for number, known in several[:PATHS]
-    ]
-
-
-def _parameter(space: Space, name: str, trials: Sequence[Trial], rows: Array, losses: Array) -> dict[str, Any]:
+def _parameter(space: Space, name: str, trials: Sequence[Trial], rows: Array, ranks: Array) -> dict[str, Any]:
     """Return what is known of one parameter: its marks, prior, posterior, and what was suggested, in order."""
     parameter, column = space[name], space.names.index(name)
     about = columns(space, 1e-2)
     categories = int(about.categories[column])
     at = places(categories)
-    best = rows[good_of(losses), column] if len(rows) else np.empty(0)
+    best = rows[good_of(ranks), column] if len(rows) else np.empty(0)
     best = best[~np.isnan(best)]
     posterior: list[float] | None = None
     if len(best) >= 2:
@@ -196,18 +164,22 @@ def _marks(space: Space, name: str) -> list[list[Any]]:
     return [[parameter.encode(value), f"{value}"] for value in parameter.values()]
 
 
-def _coordinates(space: Space, shown: Sequence[str], runs: Sequence[Trial], losses: Array) -> dict[str, Any]:
+def _coordinates(
+    space: Space, shown: Sequence[str], runs: Sequence[Trial], ranks: Array, goals: Goals
+) -> dict[str, Any]:
     """Return runs of one budget across the parameters; rank: 0 the best, 1 the worst.
 
     Where there are many, half of what is drawn is the best runs, and the rest every so many of the others.
     """
-    order = np.argsort(losses, kind="stable").tolist()
-    chosen = order if len(order) <= PATHS else order[: PATHS // 2] + thinned(order[PATHS // 2 :], PATHS // 2)
-    place = {index: rank / max(1, len(order) - 1) for rank, index in enumerate(order)}
+    by_rank = np.argsort(ranks, kind="stable").tolist()
+    chosen = by_rank
+    if len(by_rank) > PATHS:
+        chosen = by_rank[: PATHS // 2] + thinned(by_rank[PATHS // 2 :], PATHS // 2)
+    place = {index: rank / max(1, len(by_rank) - 1) for rank, index in enumerate(by_rank)}
     lines = [
         {
             "run": runs[index].number,
-            "loss": runs[index].loss,
+            "value": value_of(runs[index], goals),
             "rank": place[index],
             "units": [
                 space[name].encode(runs[index].config[name]) if name in runs[index].config else None
