@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from paretune.graphs import device_of, is_name, module_over
 from paretune.prune._capture.capture import Capture, another_batch
+from paretune.prune._capture.unread import remove_unread
 
 
 @dataclass(frozen=True)
@@ -277,16 +278,10 @@ class Builder:
         output: what it returns, where that is not what the model returns.
         """
         self.graph.output(self.output() if output is None else output)
-        self.graph.eliminate_dead_code(is_impure_node=_is_impure)
+        remove_unread(self.graph, self._tensors)
         read = {node.target for node in self.graph.nodes if node.op in ("get_attr", "call_module")}
         own = {name: value for name, value in self._tensors.items() if name in read}
         return module_over(own, self.graph, saved=self._model.state_dict())
-
-
-def _is_impure(node: fx.Node) -> bool:
-    """Keep what writes in place, and the inputs; all else that nobody reads may go."""
-    schema = getattr(node.target, "_schema", None)
-    return node.op in ("placeholder", "output") or bool(schema and schema.is_mutable)
 
 
 @dataclass(frozen=True, eq=False)
