@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import yaml
+
+from paretune.cli._study import opened
 
 OBJECTIVE = '''
 def bowl(config, budget):
@@ -195,15 +199,21 @@ def test_report_is_a_page_and_its_data(cli, study):
     assert {each["name"] for each in document["parameters"]} == {"x", "deep", "depth"}
 
 
-def test_status_tells_the_time_left_while_runs_are_under_way(cli, study):
+def test_status_tells_who_runs_the_study_and_the_time_left(cli, study):
     assert cli("search", "run", "study.yaml", "--budget", "30").exit_code == 0
-    assert " left" not in cli("search", "status", "study.yaml").stdout
+    assert cli("search", "status", "study.yaml").stdout.rstrip().endswith("not being run")
+    document = json.loads(cli("search", "status", "study.yaml", "--json").stdout)
+    assert document["driver"] is None and document["seconds_left"] is None
     with closing(sqlite3.connect(study / "bowl.db")) as connection:
         connection.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 29")
         connection.execute("DELETE FROM trial_user_attributes WHERE trial_id = 30 AND key = 'outcome'")
         connection.commit()
-    assert "left, if the study is being run" in cli("search", "status", "study.yaml").stdout
-    assert json.loads(cli("search", "status", "study.yaml", "--json").stdout)["seconds_left"] > 0
+    _, store = opened(Path("study.yaml"))
+    with store.driven():
+        last = cli("search", "status", "study.yaml").stdout.rstrip().splitlines()[-1]
+        document = json.loads(cli("search", "status", "study.yaml", "--json").stdout)
+    assert re.fullmatch(rf"being run by process {os.getpid()} on .*, since .*, about .* left", last), last
+    assert document["seconds_left"] > 0 and document["driver"]["pid"] == os.getpid()
 
 
 def test_another_version_of_the_objective_is_told_and_refused_where_strict(cli, study):

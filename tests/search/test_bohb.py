@@ -132,7 +132,8 @@ def test_it_finds_the_good_corner_within_rules_and_branches(sampler):
         growing.add(row, loss(config), 0)
         seen.append(loss(config))
         origins.append(origin)
-    assert 0.2 < np.mean([origin == "random" for origin in origins[40:]]) < 0.5
+    share = 1 / 3 if sampler.variant == "paper" else 1 / 5
+    assert abs(np.mean([origin == "random" for origin in origins[40:]]) - share) < 0.12
     assert np.median(seen[100:]) < 0.6 * np.median(seen[:20])
 
 

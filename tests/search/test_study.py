@@ -172,6 +172,19 @@ def test_a_finite_space_ends_and_says_so():
     assert result.ended == "all 6 points of the grid were tried"
 
 
+@pytest.mark.parametrize("promote", ["together", "alone"])
+def test_a_space_smaller_than_a_rung_has_its_full_run(promote, tmp_path):
+    """Four configurations where 27 would be begun: the best goes on to the top, also after the study was left."""
+    space, method = Space({"a": Int(0, 3)}), {"bohb": {"min": 1, "max": 27, "promote": promote}}
+    stored = f"sqlite:///{tmp_path}/study.db"
+    for trials in (3, 5, 100):
+        result = minimize(lambda config: config["a"], space, method, budget=trials, storage=stored)
+    budgets = {number: [t.budget for t in result.trials if t.config["a"] == number] for number in range(4)}
+    assert result.best.budget == 27 and result.best.config == {"a": 0}
+    assert budgets[0] == [1, 3, 9, 27][-len(budgets[0]) :] and all(budgets.values())
+    assert result.ended == "all 4 configurations were tried"
+
+
 def test_limits_by_hand():
     assert limits_of("30min") == Limits(wall=1800.0) and limits_of(7) == Limits(trials=7)
     assert limits_of({"runs": 2, "work": "90s"}) == Limits(runs=2.0, work=90.0)

@@ -15,11 +15,12 @@ import click
 
 from paretune.cli._flow import show_run
 from paretune.cli._screen import Choice, Command, Screen, command
-from paretune.cli._study import STUDY, asked_by, check, opened, replay, report, runs_of
+from paretune.cli._study import STUDY, asked_by, check, found_in, opened, replay, report, runs_of
 from paretune.errors import nearest
 
 if TYPE_CHECKING:
     from paretune.search import Result, Trial
+    from paretune.search._study.driver import Driver
     from paretune.search._study.front import Found
     from paretune.search._study.goals import Goals
 
@@ -108,11 +109,13 @@ def resume(
 @command("status")
 @STUDY
 def status(screen: Screen, study: Path) -> None:
-    """Show how far STUDY is: runs by budget, failures, the best so far. Nothing is changed."""
+    """Show how far STUDY is: runs by budget, failures, the best so far, and who runs it. Nothing is changed."""
     from paretune.search._look.pace import seconds_left
     from paretune.search._study.goals import hidden
 
-    asked, trials, found = runs_of(study)
+    asked, store = opened(study)
+    trials, driver = store.read(), store.driver()
+    found = found_in(asked, trials)
     budgets = sorted({trial.budget for trial in trials}, key=lambda budget: -1 if budget is None else budget)
     rows = [
         {
@@ -127,11 +130,10 @@ def status(screen: Screen, study: Path) -> None:
     told = [replace(trial, values=hidden(trial.values)) for trial in found.front]
     near = found.nearest and replace(found.nearest, values=hidden(found.nearest.values))
     found = replace(found, front=tuple(told), nearest=near)
-    under_way = any(trial.loss is None for trial in trials)
-    left = seconds_left(trials, asked.limits, asked.sampler.budgets) if under_way else None
-    document = {"budgets": rows, "best": found.to_json(), "seconds_left": left}
-    tail = "" if left is None else f"\n\n{_left(left)}"
-    screen.show(document, lambda: f"{_status(rows)}\n\n{_best(found)}{tail}")
+    left = None if driver is None else seconds_left(trials, asked.limits, asked.sampler.budgets)
+    document = {"budgets": rows, "best": found.to_json(), "driver": _driver(driver), "seconds_left": left}
+    tail = "not being run" if driver is None else f"being run by {driver}{_left(left)}"
+    screen.show(document, lambda: f"{_status(rows)}\n\n{_best(found)}\n\n{tail}")
 
 
 @command("best")
@@ -192,10 +194,14 @@ def _show(screen: Screen, result: Result) -> None:
     screen.show(document, lambda: f"{_best(found)}\n{len(result.trials)} runs, ended by {result.ended}")
 
 
-def _left(seconds: float) -> str:
+def _driver(driver: Driver | None) -> dict[str, Any] | None:
+    return driver and {"host": driver.host, "pid": driver.pid, "since": driver.since}
+
+
+def _left(seconds: float | None) -> str:
     from paretune.report._display import duration
 
-    return f"about {duration(seconds)} left, if the study is being run"
+    return "" if seconds is None else f", about {duration(seconds)} left"
 
 
 def _lowest(trials: Sequence[Trial], goals: Goals) -> float | None:

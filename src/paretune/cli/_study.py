@@ -46,11 +46,16 @@ def asked_by(path: Path) -> StudyFile:
 
 def runs_of(path: Path) -> tuple[StudyFile, list[Trial], Found]:
     """Return what a study's file says, all its runs, and what it found."""
-    from paretune.search._study.front import found_by
-
     asked, store = opened(path)
     trials = store.read()
-    return asked, trials, found_by(trials, asked.goals, asked.repeats, len(asked.sampler.budgets) - 1)
+    return asked, trials, found_in(asked, trials)
+
+
+def found_in(asked: StudyFile, trials: list[Trial]) -> Found:
+    """Return what a study found in its runs."""
+    from paretune.search._study.front import found_by
+
+    return found_by(trials, asked.goals, asked.repeats, len(asked.sampler.budgets) - 1)
 
 
 @command("replay")

@@ -143,11 +143,12 @@ def draw(
             centres[missing] = rows[generator.choice(known, missing.sum()), column]
         else:
             centres = rows[generator.choice(known, count), column]
-        found[:, column] = _near(centres, width, categories, generator)
+        found[:, column] = near(centres, width, categories, generator)
     return found
 
 
-def _near(centres: Array, width: float, categories: int, generator: np.random.Generator) -> Array:
+def near(centres: Array, width: Array | float, categories: int, generator: np.random.Generator) -> Array:
+    """Return a draw from each of the kernels at centres (m,) along one column, (m,). width: one, or (m,)."""
     if categories:
         other = generator.integers(categories, size=len(centres))
         kept = generator.random(len(centres)) < 1 - width

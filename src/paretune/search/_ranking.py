@@ -173,6 +173,19 @@ def crowding(front: Array) -> Array:
     return found
 
 
+def kendall(a: Array, b: Array) -> float:
+    """Return Kendall's tau of two orders of n, (n,) each; 0 of fewer than two.
+
+    >>> kendall(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]))  # two pairs of three agree
+    0.3333333333333333
+    """
+    n = len(a)
+    if n < 2:
+        return 0.0
+    signs = np.sign(a[:, None] - a[None, :]) * np.sign(b[:, None] - b[None, :])
+    return float(signs.sum() / (n * (n - 1)))
+
+
 def _places(values: Array) -> Array:
     """Return every value's place among its column's distinct ones, from 0 to 1."""
     found = np.zeros(values.shape)

@@ -25,6 +25,7 @@ import numpy as np
 
 from paretune.search._ranking import Score, ranked, succeeded
 from paretune.search._schedule.ladder import Bracket, brackets
+from paretune.search._schedule.trust import Trust
 
 
 @final
@@ -81,14 +82,23 @@ class Schedule(ABC):
     def restore(self, past: Iterable[Past]) -> None:
         """Take in the runs of an earlier process; those without a loss count as under way."""
 
+    @abstractmethod
+    def close(self, job: Job | None = None) -> None:
+        """Hand out no new configurations from now on, there are none left; the best of those there are go on.
+
+        job: the last one that was handed out, where no configuration was found for it.
+        """
+
 
 @final
 class Flat(Schedule):
     """One budget: every job is a new configuration."""
 
+    closed = False
+
     def next(self, fits: Fits = always) -> Job:
         """Return a new configuration's job."""
-        if not fits(0, None):
+        if self.closed or not fits(0, None):
             raise NothingFits
         return Job(0, 0)
 
@@ -97,6 +107,10 @@ class Flat(Schedule):
 
     def restore(self, past: Iterable[Past]) -> None:
         """Nothing follows from earlier runs."""
+
+    def close(self, job: Job | None = None) -> None:
+        """Hand out no jobs from now on."""
+        self.closed = True
 
 
 @final
@@ -120,6 +134,10 @@ class _Open:
         return len(self.promoted) if self.step else self.bracket.sizes[0]
 
     @property
+    def rung(self) -> int:
+        return self.bracket.rungs[self.step]
+
+    @property
     def due(self) -> int | None:
         return next((each for each in self.promoted if each not in self.begun), None)
 
@@ -129,7 +147,18 @@ class _Open:
 
     def tell(self, config: int, loss: Score) -> None:
         self.results.append((loss, config))
-        if len(self.results) < self.size:
+        self.go_on()
+
+    def shrink(self, eta: int) -> None:
+        """Let the first step have no more configurations than it has, and those behind it as many fewer."""
+        if self.step == 0 and self.started < self.size:
+            sizes = tuple(max(1, self.started // eta**step) for step in range(len(self.bracket.sizes)))
+            self.bracket = Bracket(self.bracket.rungs, sizes)
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Begin the next step where all of this one ended."""
+        if self.done or not self.results or len(self.results) < self.size:
             return
         self.step += 1
         if not self.done:
@@ -142,32 +171,51 @@ class _Open:
 class Hyperband(Schedule):
     """The synchronous schedule over a ladder of `rungs` budgets."""
 
-    def __init__(self, rungs: int, eta: int = 3) -> None:
-        self.plan = brackets(rungs, eta)
+    def __init__(self, rungs: int, eta: int = 3, *, trusting: bool = True) -> None:
+        """trusting: begin brackets on budgets whose order was found to mislead (`Trust`), too."""
+        self.eta, self.plan = eta, brackets(rungs, eta)
         self._open: list[_Open] = []
+        self._closed = False
+        self._trust = None if trusting else Trust(rungs)
 
     def next(self, fits: Fits = always) -> Job:
         """Return the next job of the oldest bracket that has one, or of a new bracket, one that fits."""
+        lowest = 0 if self._trust is None else self._trust.lowest
         for number, each in enumerate(self._open):
-            if not each.done and each.started < each.size and fits(each.bracket.rungs[each.step], each.due):
+            begun = each.step or each.started or (each.bracket.rungs[0] >= lowest and not self._closed)
+            if begun and not each.done and each.started < each.size and fits(each.rung, each.due):
                 return self._start(number, each)
-        for number in range(len(self._open), len(self._open) + len(self.plan)):
-            if fits(self.plan[number % len(self.plan)].rungs[0], None):
+        for number in range(len(self._open), len(self._open) + len(self.plan) * (not self._closed)):
+            first = self.plan[number % len(self.plan)].rungs[0]
+            if first >= lowest and fits(first, None):
                 return self._start(number, self._at(number))
         raise NothingFits
 
     def tell(self, job: Job, config: int, loss: Score) -> None:
         """Note a result; the last of a rung promotes its best."""
         self._open[job.bracket].tell(config, loss if succeeded(loss) else np.inf)
+        if self._trust is not None:
+            self._trust.tell(job.rung, config, loss)
 
     def restore(self, past: Iterable[Past]) -> None:
         """Take in earlier runs, rung by rung of each bracket."""
         for run in sorted(past, key=lambda run: (run.bracket, run.rung, run.config)):
             each = self._at(run.bracket)
+            if not each.done and run.rung > each.rung:  # it was closed before all that it was to have were begun
+                each.shrink(self.eta)
             each.started += 1
             each.begun.add(run.config)
             if run.loss is not None:
                 self.tell(Job(run.rung, run.bracket), run.config, run.loss)
+
+    def close(self, job: Job | None = None) -> None:
+        """Open no brackets from now on, and fill none."""
+        self._closed = True
+        if job is not None:
+            self._open[job.bracket].started -= 1
+        for each in self._open:
+            if each.started:
+                each.shrink(self.eta)
 
     def _at(self, number: int) -> _Open:
         while len(self._open) <= number:
@@ -178,7 +226,7 @@ class Hyperband(Schedule):
         config = each.due
         each.started += 1
         each.begun |= {config} if config is not None else set()
-        return Job(each.bracket.rungs[each.step], number, config)
+        return Job(each.rung, number, config)
 
 
 @final
@@ -191,15 +239,18 @@ class Halving(Schedule):
     than 1/eta of this one, so that early results do not send poor ones up.
 
     most: use only the first so many brackets; 1 starts every configuration at the lowest rung, as ASHA does.
+    trusting: start at rungs whose order was found to mislead (`Trust`), too.
     """
 
-    def __init__(self, rungs: int, eta: int = 3, *, most: int | None = None) -> None:
+    def __init__(self, rungs: int, eta: int = 3, *, most: int | None = None, trusting: bool = True) -> None:
         self.eta = eta
+        self._trust = None if trusting else Trust(rungs)
         self.plan = brackets(rungs, eta)[:most]
         self._results: list[list[tuple[Score, int]]] = [[] for _ in range(rungs)]
         self._gone: list[set[int]] = [set() for _ in range(rungs)]
         """Configurations promoted out of each rung."""
         self._started = [0] * len(self.plan)
+        self._closed = False
 
     def next(self, fits: Fits = always) -> Job:
         """Return a promotion, from the highest rung down, or a new configuration, one that fits."""
@@ -208,8 +259,11 @@ class Halving(Schedule):
                 self._gone[rung].add(config)
                 return Job(rung + 1, 0, config)
         shares = [count / bracket.sizes[0] for count, bracket in zip(self._started, self.plan, strict=True)]
+        if self._closed:
+            raise NothingFits
+        lowest = 0 if self._trust is None else min(self._trust.lowest, self.plan[-1].rungs[0])
         for number in map(int, np.argsort(shares, kind="stable")):
-            if fits(self.plan[number].rungs[0], None):
+            if self.plan[number].rungs[0] >= lowest and fits(self.plan[number].rungs[0], None):
                 self._started[number] += 1
                 return Job(self.plan[number].rungs[0], number)
         raise NothingFits
@@ -217,6 +271,8 @@ class Halving(Schedule):
     def tell(self, job: Job, config: int, loss: Score) -> None:
         """Note that a run ended."""
         self._results[job.rung].append((loss if succeeded(loss) else np.inf, config))
+        if self._trust is not None:
+            self._trust.tell(job.rung, config, loss)
 
     def restore(self, past: Iterable[Past]) -> None:
         """Take in earlier runs, the lower rungs first."""
@@ -230,8 +286,12 @@ class Halving(Schedule):
             if run.loss is not None:
                 self.tell(Job(run.rung, run.bracket), run.config, run.loss)
 
+    def close(self, job: Job | None = None) -> None:
+        """Begin nothing new from now on; of each rung one goes on at least."""
+        self._closed = True
+
     def _due(self, rung: int, fits: Fits) -> int | None:
-        top = len(self._results[rung]) // self.eta
+        top = max(len(self._results[rung]) // self.eta, int(self._closed))
         if len(self._gone[rung]) >= top:
             return None
         for loss, config in ranked(self._results[rung])[:top]:

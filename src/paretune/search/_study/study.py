@@ -93,6 +93,8 @@ class Search:
         """What is under way, by the number of the run."""
         self.ended, self.failed = 0, 0
         """Runs that ended, and those of them that failed."""
+        self.exhausted = ""
+        """Why there are no more configurations; empty while there are."""
         self.finals = Finals(len(self.budgets) - 1)
         self.marks = Marks()
         self.since: dict[int, float] = {}
@@ -144,10 +146,16 @@ class Search:
             try:
                 trial, job = self._next(deadline, lost)
             except Exhausted as error:
-                return str(error)
+                self.exhausted = str(error)
+                self.schedule.close()
+                continue
             except NothingFits:
+                if self.running:
+                    return None
+                if self.exhausted:
+                    return self.exhausted
                 assert deadline is not None
-                return None if self.running else nothing_fits(deadline.left)
+                return nothing_fits(deadline.left)
             self.running[trial.number], self.since[trial.number] = job, self.executor.clock()
             self.listen("start", trial.to_json())
             self._plan(job)
@@ -245,7 +253,7 @@ class Search:
             job, offer, turn = self._choose(deadline)
             number = len(self.configs) if job.config is None else job.config
             if job.config is None:
-                found = self._suggest() if offer is None else offer
+                found = self._new(job) if offer is None else offer
                 row = self.space.row(found.config)  # as it is read again after a crash
                 self.configs.add(Suggested(row, found.config, found.origin, len(self.results)))
             made = self.configs[number]
@@ -265,6 +273,14 @@ class Search:
         """Return the configuration that comes next. turn: another one."""
         running = [self.trials[number].config_number for number in self.running]
         return self.configs.next(self.results, running, turn)
+
+    def _new(self, job: Job) -> Suggestion:
+        """Return the configuration of a job; where there is none, the schedule does not wait for it."""
+        try:
+            return self._suggest()
+        except Exhausted:
+            self.schedule.close(job)
+            raise
 
     def _job(self, trial: Trial) -> Work:
         place = None

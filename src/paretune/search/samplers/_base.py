@@ -122,9 +122,13 @@ class Halved(Sampler):
 
     def schedule(self, workers: int) -> Schedule:
         """Return Hyperband's schedule, or the asynchronous one."""
+        return self._schedule(workers)
+
+    def _schedule(self, workers: int, *, trusting: bool = True) -> Schedule:
         alone = workers > 1 if self.promote == "auto" else self.promote == "alone"
         rungs = len(self.budgets)
-        return Halving(rungs, self.eta) if alone else Hyperband(rungs, self.eta)
+        kind = Halving if alone else Hyperband
+        return kind(rungs, self.eta, trusting=trusting)
 
 
 SECONDS = "seconds"

@@ -4,13 +4,15 @@ not.
 As published, the model is that of the largest budget that has one: its best 15 % of runs and the others, each a
 kernel density over all parameters at once, from 2 (d + 1) runs on; of 64 draws from the good one, with kernels
 three times as wide, the one with the largest ratio of good to bad is taken; a third of all draws comes from the
-prior.
+prior (a fifth here).
 
 Here densities of each parameter by itself take over as soon as a budget has 12 runs, and half of the model's draws
 go on with them when the joint ones begin: many parameters act mostly alone, and the joint model comes too late for
-them. Until there are enough runs for the best 15 %, the better half counts as good, of d + 1 runs at most. Priors
-are where draws without a model come from, half of which leave them aside, and weight the ratio as far as results
-agree with them (`_prior`), so that a wrong prior is overruled.
+them. Half of the joint ones are TPE's (`_parzen`): where the few good runs are near each other, the published
+kernels see nothing else. Until there are enough runs for the best 15 %, the better half counts as good, of d + 1
+runs at most. Brackets that begin on budgets whose order was found to mislead are left out (`_schedule.trust`).
+Priors are where draws without a model come from, half of which leave them aside, and weight the ratio as far as
+results agree with them (`_prior`), so that a wrong prior is overruled.
 
 With `cost`, the ratio is divided by the seconds that a run will take, as expected improvement per second is by
 Snoek et al., "Practical Bayesian optimization of machine learning algorithms", NeurIPS 2012, arXiv:1206.2944.
@@ -32,7 +34,9 @@ from paretune.errors import check_choice
 from paretune.recipe import Range
 from paretune.search._cost import cost_of
 from paretune.search._density import Columns, bandwidths, columns, draw, joint, marginals
+from paretune.search._parzen import Parzen
 from paretune.search._results import Results
+from paretune.search._schedule.schedules import Schedule
 from paretune.search._space.space import Space
 from paretune.search.samplers._base import Halved, Suggestion, from_prior
 from paretune.search.samplers._evidence import weights
@@ -55,8 +59,8 @@ class Bohb(Halved):
 
     variant: str = "default"
     """`paper`: joint densities alone, as published."""
-    random: Annotated[float, Range(0.0, 1.0)] = 1 / 3
-    """Share of the draws that come from the prior."""
+    random: Annotated[float | None, Range(0.0, 1.0)] = None
+    """Share of the draws that come from the prior; None: a fifth, and a third in the variant `paper`."""
     top: Annotated[float, Range(0.0, 1.0, low_open=True, high_open=True)] = 0.15
     """Share of a budget's runs that counts as good."""
     candidates: Annotated[int, Range(1, 100_000)] = 64
@@ -69,11 +73,17 @@ class Bohb(Halved):
     """Runs on a budget from which on there are marginal densities; not in the variant `paper`."""
     together: Annotated[float, Range(0.0, 1.0)] = 0.5
     """Share of the model's draws from the joint densities, where there are some; not in the variant `paper`."""
+    parzen: Annotated[float, Range(0.0, 1.0)] = 0.5
+    """Share of the joint draws whose kernels are as wide as they stand apart, as in TPE; not in the variant
+    `paper`."""
     uniform: Annotated[float, Range(0.0, 1.0)] = 0.5
     """Share of the draws without a model that leave priors aside, where there are priors."""
     evidence: Annotated[float, Range(0.0, 1.0)] = 1.0
     """What the models of smaller budgets count for beside the asked one, at most: as far as their order predicts
     its order; 0: nothing, as published."""
+    trusting: bool = False
+    """Begin brackets on budgets whose order was found to say nothing of the next one's, too; always in the variant
+    `paper`."""
     cost: bool = False
     """Prefer configurations that run faster: wanted where the search's budget is time. A study then depends on
     what the clock said, and no longer on its seed alone."""
@@ -84,10 +94,14 @@ class Bohb(Halved):
         super().__post_init__()
         check_choice("bohb: variant", self.variant, VARIANTS)
 
+    def schedule(self, workers: int) -> Schedule:
+        """Return Hyperband's schedule, or the asynchronous one, without brackets that mislead."""
+        return self._schedule(workers, trusting=self.trusting or self.variant == "paper")
+
     def suggest(self, space: Space, results: Results, generator: np.random.Generator, number: int) -> Suggestion:
         """Return a draw from the model, or from the prior."""
         top = self.model(results)
-        if top is None or generator.random() < self.random:
+        if top is None or generator.random() < self._random:
             aside = space.informed and generator.random() < self._aside(space, results)
             return from_prior(space, generator, uniform=aside)
         for row in self._ranked(space, results, top, generator):
@@ -95,6 +109,12 @@ class Bohb(Halved):
             if space.allowed(config):
                 return Suggestion(row, config, "model")
         return from_prior(space, generator)
+
+    @property
+    def _random(self) -> float:
+        if self.random is not None:
+            return self.random
+        return 1 / 3 if self.variant == "paper" else 1 / 5
 
     def _aside(self, space: Space, results: Results) -> float:
         """Return the share of draws that leave priors aside: all of them where nothing speaks for the priors."""
@@ -126,19 +146,22 @@ class Bohb(Halved):
 
     def _ranked(self, space: Space, results: Results, top: int, generator: np.random.Generator) -> Array:
         """Return candidates, the largest ratio of good to bad first, with what else there is to weigh."""
-        joined = self.joined(results, top, generator)
+        paper, joined = self.variant == "paper", self.joined(results, top, generator)
         about = columns(space, self.floor)
         good, bad = self.split(results, top, generator)
-        widths = bandwidths(good, about, together=joined)
-        wide = np.where(about.categories > 0, widths, self.wider * widths)
-        points = draw(good, wide, about, self.candidates, generator, together=joined)
+        if joined and not paper and generator.random() < self.parzen:
+            points, ratio_of = Parzen(good, about).draw(self.candidates, generator), _parzen
+        else:
+            widths = bandwidths(good, about, together=joined)
+            wide = np.where(about.categories > 0, widths, self.wider * widths)
+            points = draw(good, wide, about, self.candidates, generator, together=joined)
+            ratio_of = _joint if joined else _marginals
         points = space.masked(_filled(space, points, generator))
-        ratio = _ratio(points, good, bad, about, joined)
-        if self.evidence and self.variant != "paper":
+        ratio = ratio_of(points, good, bad, about)
+        if self.evidence and not paper:
             least = 2 * (len(space) + 1) if joined else self.early
             for rung, weight in weights(results, top, least).items():
-                split = self.split(results, rung, generator)
-                ratio += self.evidence * weight * _ratio(points, *split, about, joined)
+                ratio += self.evidence * weight * ratio_of(points, *self.split(results, rung, generator), about)
         if self.cost and (cost := cost_of(space, results, self.budgets)) is not None:
             ratio -= POWER * cost.relative(points)
         if space.informed:
@@ -147,10 +170,18 @@ class Bohb(Halved):
         return np.asarray(points[np.argsort(-ratio, kind="stable")])
 
 
-def _ratio(points: Array, good: Array, bad: Array, about: Columns, joined: bool) -> Array:
-    """Return the logarithm of the densities' ratio at points, (m,)."""
-    density = joint if joined else marginals
-    high, low = (density(points, rows, bandwidths(rows, about, together=joined), about) for rows in (good, bad))
+def _parzen(points: Array, good: Array, bad: Array, about: Columns) -> Array:
+    """Return the logarithm of the ratio of TPE's densities at points, (m,)."""
+    return Parzen(good, about).log(points) - Parzen(bad, about).log(points)
+
+
+def _joint(points: Array, good: Array, bad: Array, about: Columns) -> Array:
+    high, low = (joint(points, rows, bandwidths(rows, about, together=True), about) for rows in (good, bad))
+    return high - low
+
+
+def _marginals(points: Array, good: Array, bad: Array, about: Columns) -> Array:
+    high, low = (marginals(points, rows, bandwidths(rows, about, together=False), about) for rows in (good, bad))
     return high - low
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from paretune.search._ranking import kendall
 from paretune.search._results import Array, Results
 
 BELIEF, PAIRS = 0.5, 4
@@ -33,26 +34,15 @@ def weights(results: Results, top: int, least: int) -> dict[int, float]:
     rows, losses = results.at(top)
     whole = _share(int(counts[top]))
     found = {}
-    for rung in range(top):
+    weakest = 1.0
+    for rung in reversed(range(top)):
+        weakest = min(weakest, _agreement(*_shared(*results.at(rung), *results.at(rung + 1))))
         if counts[rung] < least:
             continue
-        tau = _agreement(*_shared(*results.at(rung), rows, losses))
+        tau = min(weakest, _agreement(*_shared(*results.at(rung), rows, losses)))
         if tau > 0:
             found[rung] = min(1.0, tau**2 * _share(int(counts[rung])) / whole)
     return found
-
-
-def kendall(a: Array, b: Array) -> float:
-    """Return Kendall's tau of two orders of n, (n,) each; 0 of fewer than two.
-
-    >>> kendall(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]))  # two pairs of three agree
-    0.3333333333333333
-    """
-    n = len(a)
-    if n < 2:
-        return 0.0
-    signs = np.sign(a[:, None] - a[None, :]) * np.sign(b[:, None] - b[None, :])
-    return float(signs.sum() / (n * (n - 1)))
 
 
 def _agreement(a: Array, b: Array) -> float:
