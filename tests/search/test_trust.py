@@ -97,9 +97,11 @@ def test_a_search_leaves_budgets_that_are_noise():
     def loss(config, budget):
         return config["x"] if budget == 27 else generator.random()
 
-    found = {}
+    found, late = {}, {}
     for trusting in (True, False):
         method = {"bohb": {"min": 1, "max": 27, "trusting": trusting}}
-        result = minimize(loss, {"x": Float(0, 1)}, method, budget={"runs": 80})
-        found[trusting] = sum(trial.budget == 27 for trial in result.trials)
-    assert found[False] > 1.4 * found[True]
+        trials = minimize(loss, {"x": Float(0, 1)}, method, budget={"runs": 160}).trials
+        found[trusting] = sum(trial.budget == 27 for trial in trials)
+        late[trusting] = sum(trial.budget == 1 for trial in trials[len(trials) // 2 :])
+    assert found[False] > 1.25 * found[True]
+    assert 3 * late[False] < late[True]
