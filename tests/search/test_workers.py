@@ -49,12 +49,19 @@ def test_asynchronous_halving_on_workers(objectives):
 
 
 def test_a_worker_that_dies_costs_its_run_which_is_done_again(objectives, tmp_path):
-    result = minimize(objectives.crashes_once, SPACE, "random", budget=12, workers=2, folder=tmp_path)
+    url = f"sqlite:///{tmp_path}/study.db"
+    how = {"workers": 2, "folder": tmp_path, "storage": url}
+    result = minimize(objectives.crashes_once, SPACE, "random", budget=12, **how)
     lost = [trial for trial in result.trials if trial.error]
     assert lost and all("SIGKILL, as the system does when memory runs out" in trial.error for trial in lost)
     done = [trial for trial in result.trials if not trial.error]
     assert sorted(trial.config_number for trial in done) == list(range(12))
     assert {trial.config_number for trial in lost} == {t.config_number for t in done if t.attempt == 2}
+    assert all(trial.seconds > 0 for trial in lost), "what it had run counts as work"
+    work = sum(trial.seconds for trial in result.trials)
+    for limit, more in ((0.99 * work, 0), (1.01 * work + 0.01, 1)):
+        again = minimize(objectives.crashes_once, SPACE, "random", budget={"work": limit}, **how)
+        assert (len(again.trials) > len(result.trials)) == bool(more)
 
 
 def test_a_worker_that_is_killed_before_it_began_costs_nothing(objectives):
@@ -86,7 +93,7 @@ def test_a_run_that_kills_its_worker_three_times_has_failed(objectives):
     by_config = Counter(trial.config_number for trial in result.trials)
     for number, count in by_config.items():
         runs = [trial for trial in result.trials if trial.config_number == number]
-        assert count == (3 if runs[0].config["x"] < 0.5 else 1)
+        assert count == (3 if runs[0].config["x"] < 0.25 else 1)
         assert runs[-1].error == ("its worker ended with exit code 7, 3 times" if count == 3 else "")
 
 

@@ -234,10 +234,10 @@ class Store:
         self.storage.set_trial_state_values(identity, states.COMPLETE if full else states.PRUNED, values)
 
     @writes
-    def lose(self, number: int, why: str) -> None:
-        """Store that a run was lost with its process."""
+    def lose(self, number: int, why: str, seconds: float = 0.0) -> None:
+        """Store that a run was lost with its process. seconds: how long it had run, where that is known."""
         states, identity = self._optuna.trial.TrialState, self._ids[number]
-        attributes = {"seconds": 0.0, "values": {}, "error": f"{LOST}: {why}"}
+        attributes = {"seconds": seconds, "values": {}, "error": f"{LOST}: {why}"}
         self.storage.set_trial_user_attr(identity, "outcome", attributes)
         self.storage.set_trial_state_values(identity, states.FAIL)
 

@@ -245,7 +245,7 @@ class Search:
         if lost is not None:
             self.again.remove(lost)
             job = Job(lost.rung, lost.bracket)
-            trial = replace(lost, attempt=lost.attempt + 1, loss=None, error="", finished=None)
+            trial = replace(lost, attempt=lost.attempt + 1, loss=None, seconds=0.0, error="", finished=None)
         elif self.more:
             trial = self.more.pop(0)
             job = Job(trial.rung, trial.bracket, trial.config_number)
@@ -295,9 +295,11 @@ class Search:
         trial, job = self.trials[number], self.running.pop(number)
         if isinstance(outcome, Lost):
             if trial.attempt < ATTEMPTS:
-                self.store.lose(number, outcome.why)
+                self.store.lose(number, outcome.why, outcome.seconds)
                 self.again.append(trial)
-                self.trials[number] = replace(trial, loss=math.inf, error=f"{LOST}: {outcome.why}")
+                lost = replace(trial, loss=math.inf, seconds=outcome.seconds, error=f"{LOST}: {outcome.why}")
+                self.trials[number] = lost
+                self._work(lost)
                 self.listen("run", self.trials[number].to_json())
                 return
             outcome = Outcome(math.inf, outcome.seconds, error=f"{outcome.why}, {ATTEMPTS} times")
@@ -314,12 +316,16 @@ class Search:
         told = {"values": hidden(ended.values)} | self.goals.told(ended)
         self.listen("run", ended.to_json() | told | self.listen.once(outcome.error, outcome.details))
 
+    def _work(self, trial: Trial) -> None:
+        """Count the seconds of a run that ended."""
+        trials, runs, work = self.spent
+        self.spent = (trials, runs, work + trial.seconds)
+
     def _take(self, trial: Trial) -> Trial | None:
         """Take in a finished run, and return what stands for its configuration; None while it has more repeats."""
         assert trial.loss is not None
         if trial.origin != TAKEN:
-            trials, runs, work = self.spent
-            self.spent = (trials, runs, work + trial.seconds)
+            self._work(trial)
             self.failed += bool(trial.error)
             self.ended += 1
         self.trials[trial.number] = trial
@@ -337,6 +343,8 @@ class Search:
             self.trials[trial.number] = trial
             if trial.origin != TAKEN:
                 self._pay(trial)
+                if trial.error.startswith(LOST):
+                    self._work(trial)
             if trial.config_number == len(self.configs):
                 row = self.space.row(trial.config)
                 self.configs.add(Suggested(row, trial.config, trial.origin, trial.seen))
