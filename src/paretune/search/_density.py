@@ -77,8 +77,10 @@ def bandwidths(rows: Array, about: Columns, *, together: bool) -> Array:
     return found
 
 
-def kernel(points: Array, centres: Array, width: float, categories: int) -> Array:
+def kernel(points: Array, centres: Array, width: Array | float, categories: int) -> Array:
     """Return the kernels of centres (n,) at points (m,) along one column, (m, n); 1 where either is NaN.
+
+    width: one for all kernels, or (n,).
 
     >>> kernel(np.array([0.75]), np.array([0.25]), 0.2, 2)  # the other one of two categories: 2 * 0.2 / (2 - 1)
     array([[0.4]])

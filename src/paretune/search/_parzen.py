@@ -20,7 +20,7 @@ from typing import final
 import numpy as np
 from scipy import special
 
-from paretune.search._density import TINY, Array, Columns, codes, near
+from paretune.search._density import TINY, Array, Columns, kernel, near
 
 NARROWEST = 100
 """No width is below this part of the range."""
@@ -46,16 +46,11 @@ class Parzen:
         """Return the logarithm of the density at points (m, d), (m,)."""
         found = np.zeros((len(points), len(self._centres)))
         for column, categories in enumerate(self._about.categories):
-            centres, widths, at = self._centres[:, column], self._widths[:, column], points[:, column]
-            inactive = np.isnan(at)[:, None] | np.isnan(centres)[None, :]
-            if categories:
-                same = codes(at, categories)[:, None] == codes(centres, categories)[None, :]
-                values = np.log(np.where(same, (1 - widths) * categories + widths, np.maximum(widths, TINY)))
-            else:
-                mass = special.ndtr((1 - centres) / widths) - special.ndtr(-centres / widths)
-                z = (at[:, None] - centres[None, :]) / widths
-                values = -0.5 * z * z - np.log(widths * math.sqrt(2 * math.pi) * mass)
-            found += np.where(inactive, 0.0, values)
+            widths = self._widths[:, column]
+            if categories:  # of what lies evenly over all, one part lies on its own
+                widths = widths * (categories - 1) / categories
+            values = kernel(points[:, column], self._centres[:, column], widths, int(categories))
+            found += np.log(np.maximum(values, TINY))
         return np.asarray(special.logsumexp(found, axis=1) - math.log(len(self._centres)))
 
     def draw(self, count: int, generator: np.random.Generator) -> Array:
