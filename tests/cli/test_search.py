@@ -295,3 +295,45 @@ def test_mistakes_about_a_recipe_are_found_before_anything_runs(cli, study, file
         result = cli("search", command, "study.yaml")
         assert result.exit_code == 2, result.output
         assert re.search(said, " ".join(result.stderr.split())), result.stderr
+
+
+GOALS = 'objectives: {loss: min, size: max}\nconstraints: {size: "<= 24"}\n'
+
+
+def test_the_front_of_several_objectives_is_a_table_and_a_drawing(cli, study):
+    (study / "study.yaml").write_text(STUDY + GOALS)
+    assert cli("search", "run", "study.yaml").exit_code == 0
+    lines = cli("search", "best", "study.yaml").stdout.splitlines()
+    assert re.fullmatch(r"front of \d runs, loss, size:", lines[0])
+    assert lines[1].split()[:3] == ["run", "loss", "size"]
+    document = json.loads(cli("search", "best", "study.yaml", "--json").stdout)
+    losses = [run["loss"] for run in document["front"]]
+    sizes = [run["values"]["size"] for run in document["front"]]
+    assert losses == sorted(losses) and sizes == sorted(sizes) and max(sizes) <= 24
+    assert cli("search", "report", "study.yaml").exit_code == 0
+    page = (study / "study.html").read_text()
+    assert "on the front of loss, size on budget 9" in page and "that hold size &lt;= 24" in page
+
+
+def test_what_came_nearest_is_told_where_nothing_holds(cli, study):
+    (study / "study.yaml").write_text(STUDY + 'constraints: {size: "<= 4"}\n')
+    assert cli("search", "run", "study.yaml").exit_code == 0
+    told = cli("search", "best", "study.yaml").stdout
+    assert re.match(r"no run holds the constraints; nearest is run \d+ at budget 9: size 8 misses <= 4 by 4", told)
+    assert json.loads(cli("search", "best", "study.yaml", "--json").stdout)["state"] == "infeasible"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('constraints: {size: "< 4"}', "study.yaml:11: constraints: size: '< 4' must be '<= number'"),
+        ("objectives: {loss: least}", "study.yaml:11: objectives: loss='least' must be one of min, max"),
+        ("objectives: [loss, loss]", "study.yaml:11: objectives: 'loss' is there twice"),
+        ("objectives: [test_loss]", "study.yaml:11: objectives: 'test_loss' is kept for the end"),
+        ("objektives: [loss]", "study.yaml:11: no key 'objektives'. Did you mean 'objectives'?"),
+    ],
+)
+def test_mistakes_in_goals_are_told_with_their_line(cli, study, line, said):
+    (study / "study.yaml").write_text(STUDY + line + "\n")
+    result = cli("search", "check", "study.yaml")
+    assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output
