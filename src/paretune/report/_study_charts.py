@@ -83,7 +83,7 @@ def objectives(points: Sequence[Row], front: Sequence[int], ways: Sequence[Seque
             tip=f"run {point['run']}\n"
             + "\n".join(f"{name}: {value:.5g}" for (name, _), value in zip(ways, point["values"], strict=True)),
         )
-        for point in points
+        for point in sorted(points, key=lambda point: point["run"] in marked)  # the front on top
         if point["holds"]
     ]
     stairs = sorted((i for i, dot in enumerate(dots) if dot.role == "front"), key=lambda i: dots[i].x)
