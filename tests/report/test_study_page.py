@@ -161,9 +161,8 @@ def trade(**other):
     goals = {"objectives": {"error": 0.1, "size": 5.0}, "missed": ""}
     front = [trial(3, 0.1) | goals, trial(1, 0.2) | {"objectives": {"error": 0.2, "size": 2.0}, "missed": ""}]
     points = [
-        {"run": 3, "values": [0.1, 5.0], "holds": True}, {"run": 1, "values": [0.2, 2.0], "holds": True},
-        {"run": 2, "values": [0.3, 4.0], "holds": True}, {"run": 0, "values": [0.05, 90.0], "holds": False},
-    ]  # fmt: skip
+        {"run": run, "values": values} for run, values in ((2, [0.3, 4.0]), (3, [0.1, 5.0]), (1, [0.2, 2.0]))
+    ]
     missing = trial(0, 0.05) | {"objectives": {"error": 0.05, "size": 90.0}, "missed": "size 90 misses <= 9 by 81"}
     return study(
         objectives=[["error", "min"], ["size", "min"]], constraints=["size <= 9"], best=front[0], front=front,
@@ -181,7 +180,7 @@ def test_the_front_is_drawn_and_listed():
     )
     page = study_page(found)
     assert "2 on the front of error, size on budget 9, in 4 runs" in page
-    assert "Full runs that hold size &lt;= 9" in page and "size 90 misses &lt;= 9 by 81" in page
+    assert "Runs on budget 9 that hold size &lt;= 9" in page and "size 90 misses &lt;= 9 by 81" in page
     assert "Least error on each budget, of runs that hold the constraints" in page
 
 

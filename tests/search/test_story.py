@@ -128,11 +128,33 @@ def test_several_objectives_are_told_with_their_front():
     ]
     found = told([*trials, ran(9, 9, 0, 0.0, 20, values={"error": 0.0, "size": 0.0})], goals=goals)
     assert [run["number"] for run in found["front"]] == [3, 0]
-    assert [point["run"] for point in found["points"]] == [0, 1, 2, 3], "full runs alone"
-    assert found["points"][0] == {"run": 0, "values": [0.3, 1.0], "holds": True}
+    assert [point["run"] for point in found["points"]] == [1, 2, 3, 0], "full runs alone, the front last"
+    assert found["points"][-1] == {"run": 0, "values": [0.3, 1.0]}
     numbers = [row["number"] for row in found["table"]]
     assert numbers[-2:] == [2, 9], "what another one beats in both, then the smaller budget"
     json.dumps(found, allow_nan=False)
+
+
+def test_all_of_a_front_is_drawn_however_many_runs_there_are():
+    goals = goals_of(["error", "size"])
+    trials = [
+        ran(i, i, 0, float(i % 50), 2 * i, values={"error": float(i % 50), "size": float(50 - i % 50 + (i >= 50))})
+        for i in range(2000)
+    ]
+    found = told(trials, goals=goals)
+    numbers = [point["run"] for point in found["points"]]
+    front = [run["number"] for run in found["front"]]
+    assert len(front) == 50 and numbers[-50:] == front and len(numbers) == DOTS + 50
+    assert found["best"]["budget"] == 1, "none was run on the largest budget: what there is, is drawn"
+
+
+def test_a_repeat_that_is_run_again_has_not_failed():
+    trials = [
+        ran(0, 0, 1, 1.0, 2), ran(1, 0, 1, math.inf, 4, repeat=1, error="lost: its worker ended"),
+        ran(2, 0, 1, math.inf, 0, repeat=1, error="", finished=None, attempt=2),
+    ]  # fmt: skip
+    trials[-1] = replace(trials[-1], loss=None)
+    assert told(trials, repeats=2)["best"]["number"] == 0
 
 
 def test_repeats_are_told_by_their_mean():
@@ -241,3 +263,14 @@ def test_time_left_goes_at_the_pace_of_the_last_runs():
     assert seconds_left(trials, Limits(trials=30), (1, 3)) == 0.0
     assert seconds_left(trials, Limits(wall=60.0), (1, 3)) is None
     assert seconds_left(trials[:1], Limits(trials=50), (1, 3)) is None
+
+
+def test_what_a_lost_run_took_is_work_and_it_is_one_run():
+    trials = [
+        ran(0, 0, 1, 1.0, 10, seconds=5.0),
+        ran(1, 1, 1, math.inf, 20, seconds=10.0, error="lost: its worker ended"),
+        ran(2, 1, 1, 1.0, 120, seconds=100.0, attempt=2),
+    ]
+    # 115 of 200 s of work are spent, at a pace of 110 s in 110; two runs of ten were begun, one of them in 110 s
+    assert seconds_left(trials, Limits(work=200.0), (1, 3)) == pytest.approx(85.0)
+    assert seconds_left(trials, Limits(trials=10), (1, 3)) == pytest.approx(880.0)

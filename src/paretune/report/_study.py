@@ -35,6 +35,7 @@ def study_page(found: Mapping[str, Any]) -> str:
         objectives=[name for name, _ in found["objectives"]],
         constraints=found["constraints"],
         front=[_row(run, found["coordinates"]["parameters"]) for run in found["front"]],
+        on_budget=_at(found["best"]),
         trade=Markup(objectives(found["points"], front, found["objectives"])) if others else "",
         first=first,
         most=way == "max",
@@ -61,12 +62,15 @@ def _headline(found: Mapping[str, Any]) -> str:
     if best is None:
         return f"{runs}, none of which {'succeeded' if found['nearest'] is None else 'holds the constraints'}"
     (first, way), *others = found["objectives"]
-    at = "" if best["budget"] is None else f" on budget {plain_text(best['budget'])}"
     if others:
         names = ", ".join(name for name, _ in found["objectives"])
-        return f"{len(found['front'])} on the front of {names}{at}, in {runs}"
+        return f"{len(found['front'])} on the front of {names}{_at(best)}, in {runs}"
     value = next(iter(best["objectives"].values()))
-    return f"{'Least' if way == 'min' else 'Most'} {first} {value:.5g}{at}, in {runs}"
+    return f"{'Least' if way == 'min' else 'Most'} {first} {value:.5g}{_at(best)}, in {runs}"
+
+
+def _at(best: Mapping[str, Any] | None) -> str:
+    return "" if best is None or best["budget"] is None else f" on budget {plain_text(best['budget'])}"
 
 
 def _tiles(found: Mapping[str, Any]) -> list[dict[str, str]]:

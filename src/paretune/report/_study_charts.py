@@ -71,7 +71,7 @@ def rungs(found: Sequence[Row], promotions: Sequence[Row], name: str = "loss", *
 
 
 def objectives(points: Sequence[Row], front: Sequence[int], ways: Sequence[Sequence[str]]) -> str:
-    """Draw full runs by their first two objectives, those of the front marked. front: the numbers of its runs."""
+    """Draw runs by their first two objectives, those of the front marked. front: the numbers of its runs."""
     (up, up_way), (right, right_way), *more = ways
     marked = set(front)
     dots = [
@@ -83,8 +83,7 @@ def objectives(points: Sequence[Row], front: Sequence[int], ways: Sequence[Seque
             tip=f"run {point['run']}\n"
             + "\n".join(f"{name}: {value:.5g}" for (name, _), value in zip(ways, point["values"], strict=True)),
         )
-        for point in sorted(points, key=lambda point: point["run"] in marked)  # the front on top
-        if point["holds"]
+        for point in points  # the front comes last, on top
     ]
     stairs = sorted((i for i, dot in enumerate(dots) if dot.role == "front"), key=lambda i: dots[i].x)
     return scatter(

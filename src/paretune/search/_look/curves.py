@@ -91,12 +91,12 @@ def promotions(whole: Sequence[Trial], goals: Goals) -> list[dict[str, Any]]:
     ]
 
 
-def points(whole: Sequence[Trial], top: int, goals: Goals) -> list[dict[str, Any]]:
-    """Return the objectives of full runs, where there are several, and whether they hold the constraints."""
-    if not goals.several:
+def points(whole: Sequence[Trial], front: Sequence[Trial], goals: Goals) -> list[dict[str, Any]]:
+    """Return the objectives of the front's runs, and of others on its budget that hold the constraints."""
+    if not goals.several or not front:
         return []
-    full = [trial for trial in whole if trial.rung == top]
+    numbers = {trial.number for trial in front}
+    beside = [t for t in whole if t.rung == front[0].rung and goals.violation(t) == 0 and t.number not in numbers]
     return [
-        {"run": trial.number, "values": list(goals.values(trial)), "holds": goals.violation(trial) == 0}
-        for trial in thinned(full, DOTS)
+        {"run": trial.number, "values": list(goals.values(trial))} for trial in (*thinned(beside, DOTS), *front)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from paretune.search._schedule.ladder import Budget, share_of
 from paretune.search._study.limits import Limits
-from paretune.search._study.storage import Trial
+from paretune.search._study.storage import TAKEN, Trial
 
 LAST = 30
 """Runs that the pace is taken from, the last ones that ended."""
@@ -23,14 +23,14 @@ def seconds_left(trials: Sequence[Trial], limits: Limits, budgets: Sequence[Budg
     if len(ended) < 2:
         return None
     elapsed = (ended[-1][0] - ended[0][0]).total_seconds()
-    recent, begun = [trial for _, trial in ended[1:]], [trial for trial in trials if trial.attempt == 1]
+    recent, own = [trial for _, trial in ended[1:]], [trial for trial in trials if trial.origin != TAKEN]
     found = []
     for limit, amount in (
-        (limits.trials, lambda trial: 1.0),
-        (limits.runs, lambda trial: share_of(trial.budget, budgets[-1])),
+        (limits.trials, lambda trial: float(trial.attempt == 1)),  # what is begun again counts once
+        (limits.runs, lambda trial: share_of(trial.budget, budgets[-1]) if trial.attempt == 1 else 0.0),
         (limits.work, lambda trial: trial.seconds),
     ):
         pace = sum(map(amount, recent)) / elapsed if elapsed > 0 else 0.0
         if limit is not None and pace > 0:
-            found.append(max(0.0, limit - sum(map(amount, begun))) / pace)
+            found.append(max(0.0, limit - sum(map(amount, own))) / pace)
     return min(found, default=None)

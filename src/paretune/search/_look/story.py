@@ -82,7 +82,7 @@ def story(
         "best": found.best and _told(found.best, goals),
         "front": [_told(trial, goals) for trial in found.front] if goals.several else [],
         "nearest": found.nearest and _told(found.nearest, goals),
-        "points": points(whole, top, goals),
+        "points": points(whole, found.front, goals),
         "curves": curves(ended, budgets, goals, repeats),
         "rungs": rungs(whole, budgets, goals),
         "promotions": promotions(whole, goals),

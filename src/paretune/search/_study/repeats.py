@@ -16,7 +16,7 @@ from typing import final
 
 import numpy as np
 
-from paretune.search._study.storage import Trial
+from paretune.search._study.storage import LOST, Trial
 
 
 @final
@@ -63,8 +63,8 @@ def wholes(trials: Iterable[Trial], count: int, top: int) -> list[Trial]:
     found: list[Trial] = []
     gathered: dict[int, dict[int, Trial]] = defaultdict(dict)
     for trial in trials:
-        if trial.loss is None:
-            continue
+        if trial.loss is None or trial.error.startswith(LOST):
+            continue  # what was lost is run again
         if trial.rung != top or count == 1:
             found.append(trial)
         else:

@@ -152,7 +152,7 @@ class Search:
             except NothingFits:
                 if self.running:
                     return None
-                if self.exhausted:
+                if self.exhausted and not self.again:
                     return self.exhausted
                 assert deadline is not None
                 return nothing_fits(deadline.left)

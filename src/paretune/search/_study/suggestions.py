@@ -55,7 +55,8 @@ class Suggestions:
     def add(self, made: Suggested) -> None:
         """Take in the configuration of the next number."""
         self._made.append(made)
-        self._tried.add(key(made.config))
+        if made.config:  # of one that is missing in the storage nothing is known
+            self._tried.add(key(made.config))
 
     def next(self, known: Growing, running: Iterable[int], turn: int = 0) -> Suggestion:
         """Return a configuration that was not tried before; `Exhausted` where all were.
@@ -84,13 +85,18 @@ class Suggestions:
 
         Some may have been tried by another version of the study, or before others for which time was short.
         """
-        ahead = self._place
+        ahead, last = self._place, None
         while True:
-            suggestion = grid.suggest(self._space, results, np.random.default_rng(self._seed), ahead)
+            try:
+                suggestion = grid.suggest(self._space, results, np.random.default_rng(self._seed), ahead)
+            except Exhausted:
+                if last is None:
+                    raise
+                return last  # there are fewer than were asked for
             if key(suggestion.config) not in self._tried:
                 if turn == 0:
                     return suggestion
-                turn -= 1
+                turn, last = turn - 1, suggestion
             elif ahead == self._place:
                 self._place += 1
             ahead += 1
