@@ -569,7 +569,8 @@ def test_of_many_positions_a_second_moment_takes_some(monkeypatch):
             parts = parts_of(analysis.couplings, analysis.groups, reads)
             evaluate(analysis, parts, moment, data=(images,), samples=None, seed=3)
             found[name, positions] = widest[-1]
-    torch.testing.assert_close(found["colours", 5], found["colours", 64])
+    # sums of 64 or of 5 equal products in float32: up to 64 roundings of 6e-8
+    torch.testing.assert_close(found["colours", 5], found["colours", 64], rtol=64 * 6e-8, atol=0)
     assert torch.equal(found["noise", 5], found["noise", 5.0])  # the same seed draws the same
     assert not torch.equal(found["noise", 5], found["noise", 64])
     torch.testing.assert_close(found["noise", 5], found["noise", 64], rtol=0.5, atol=10)
