@@ -27,7 +27,8 @@ from paretune.search._optuna import distribution_of
 from paretune.search._study.definition import plan_to_json
 from paretune.search._study.method import method_of
 from paretune.search._study.objective import Outcome
-from paretune.search._study.storage import ATTRIBUTES, Store, Trial
+from paretune.search._study.storage import ATTRIBUTES, Store
+from paretune.search._study.trial import Trial
 from paretune.search.samplers import Bohb
 
 TURNS, GOAL, LONG, SECONDS = 100, 0.6, 10_000, 3.0

@@ -178,6 +178,9 @@ def test_the_front_is_drawn_and_listed():
     assert words == ["run 1 error: 0.2 size: 2", "run 2 error: 0.3 size: 4", "run 3 error: 0.1 size: 5"], (
         "those that hold"
     )
+    assert "lower and further left is better" in charts.objectives(found["points"], [3], found["objectives"])
+    large = [["error", "min"], ["size", "max"]]
+    assert "lower and further right is better" in charts.objectives(found["points"], [3], large)
     page = study_page(found)
     assert "2 on the front of error, size on budget 9, in 4 runs" in page
     assert "Runs on budget 9 that hold size &lt;= 9" in page and "size 90 misses &lt;= 9 by 81" in page

@@ -19,8 +19,9 @@ from paretune.search._study.definition import plan_to_json
 from paretune.search._study.events import Events
 from paretune.search._study.executors import Executor, Lost
 from paretune.search._study.objective import Outcome
+from paretune.search._study.opening import plan_of
 from paretune.search._study.replay import in_order, replayed
-from paretune.search._study.storage import Store, plan_of
+from paretune.search._study.storage import Store
 from paretune.search._study.study import Search
 from paretune.search.samplers import Bohb
 from paretune.search.samplers._base import Suggestion

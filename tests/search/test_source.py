@@ -13,8 +13,9 @@ import pytest
 from paretune.errors import InputError, RunError
 from paretune.search import Float, minimize
 from paretune.search._study.entry import _warner
-from paretune.search._study.executors import Job, Processes
+from paretune.search._study.executors import Job
 from paretune.search._study.file import Reference
+from paretune.search._study.processes import Processes
 from paretune.search._study.source import source_hash
 
 SPACE = {"x": Float(0, 1)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from contextlib import closing
+from datetime import datetime
 
 import numpy as np
 import optuna
@@ -364,3 +366,23 @@ def test_a_look_at_a_study_does_not_make_it_ours(tmp_path):
     with pytest.raises(InputError, match="was not made by paretune"):
         Store(url, "theirs", {"space": {"parameters": {}, "forbid": []}, "method": {}, "seed": 0}, resume=True)
     assert optuna.load_study(storage=url, study_name="theirs").user_attrs == {}
+
+
+@pytest.mark.parametrize(
+    ("made", "said"), [("CREATE TABLE notes (a)", r"has other tables \(notes\)"), ("VACUUM", "is empty")]
+)
+def test_a_look_at_a_file_of_something_else_leaves_it_as_it_was(made, said, tmp_path):
+    """Neither WAL nor Optuna's tables come into it, and nothing beside it."""
+    path = tmp_path / "theirs.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(made)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=f"there is no study 'study' in .*{said}"):
+        resume(loss_of, f"sqlite:///{path}", 3)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_runs_say_when_they_ended():
+    before = datetime.now()
+    trials = minimize(loss_of, SPACE, "random", budget=3).trials
+    assert before <= trials[0].finished <= trials[1].finished <= trials[2].finished <= datetime.now()

@@ -16,8 +16,9 @@ import pytest
 
 from paretune.errors import InputError
 from paretune.search import Float, minimize
-from paretune.search._study.executors import Job, Lost, Processes
+from paretune.search._study.executors import Job, Lost
 from paretune.search._study.interrupt import noted
+from paretune.search._study.processes import Processes
 from paretune.search._study.storage import Store
 
 SPACE = {"x": Float(0, 1)}
@@ -88,6 +89,28 @@ def test_a_worker_that_is_killed_before_it_began_costs_nothing(objectives):
         pool.stop()
 
 
+def test_a_worker_that_is_dead_before_it_is_given_its_run_costs_nothing(objectives):
+    """The pipe is broken already; with many workers at the limit of memory that ended the whole study."""
+    pool = Processes(objectives.bowl, lambda *report: None, 1, timeout=None, memory=None)
+    begun, killed = pool._begun, []
+
+    def stillborn():
+        worker = begun()
+        if len(killed) < 2:
+            killed.append(worker.process.pid)
+            worker.process.kill()
+            worker.process.join()
+        return worker
+
+    pool._begun = stillborn
+    try:
+        pool.start(Job(7, {"x": 0.3}, None, 0, None))
+        ((number, ended),) = pool.wait()
+        assert number == 7 and not isinstance(ended, Lost) and len(killed) == 2
+    finally:
+        pool.stop()
+
+
 def test_a_run_that_kills_its_worker_three_times_has_failed(objectives):
     result = minimize(objectives.crashes_always, SPACE, "random", budget=12, workers=2)
     by_config = Counter(trial.config_number for trial in result.trials)
@@ -123,7 +146,8 @@ SCRIPT = """
 import sys
 from objectives import patient
 from paretune.search import Float, minimize
-from paretune.search._study.executors import Job, Lost, Processes
+from paretune.search._study.executors import Job, Lost
+from paretune.search._study.processes import Processes
 from paretune.search._study.interrupt import noted
 from paretune.search._study.storage import Store
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ def scatter(
     line: Sequence[int] = (),
     focus: Sequence[int] = (),
     better_up: bool = True,
+    better_left: bool = True,
     x_label: str,
     y_label: str,
     x_format: Format,
@@ -93,7 +94,8 @@ def scatter(
     )
     for point, label_at in zip(points, labels, strict=True):
         parts.append(_mark(point, x, y, label_at))
-    summary = f"{title}: {len(points)} candidates, {'higher' if better_up else 'lower'} and further left is better"
+    up, left = "higher" if better_up else "lower", "left" if better_left else "right"
+    summary = f"{title}: {len(points)} candidates, {up} and further {left} is better"
     return svg(summary, parts)
 
 

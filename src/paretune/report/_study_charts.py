@@ -90,6 +90,7 @@ def objectives(points: Sequence[Row], front: Sequence[int], ways: Sequence[Seque
         dots,
         line=stairs if right_way == "min" and not more else (),
         better_up=up_way == "max",
+        better_left=right_way == "min",
         x_label=right,
         y_label=up,
         x_format=_number,

@@ -17,7 +17,7 @@ from paretune.search._study.limits import Limits
 from paretune.search._study.objective import Run
 from paretune.search._study.replay import Difference, Replay, replay
 from paretune.search._study.result import Result
-from paretune.search._study.storage import Trial
+from paretune.search._study.trial import Trial
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion
 
 __all__ = [

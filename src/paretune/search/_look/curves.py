@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from paretune.search._schedule.ladder import Budget, share_of
 from paretune.search._study.goals import Goals
 from paretune.search._study.repeats import Repeats
-from paretune.search._study.storage import Trial
+from paretune.search._study.trial import Trial
 
 Item = TypeVar("Item")
 DOTS = 600

@@ -11,7 +11,7 @@ from paretune.search._cost import ENOUGH, fit
 from paretune.search._density import columns
 from paretune.search._schedule.ladder import Budget, amount
 from paretune.search._space.space import Space
-from paretune.search._study.storage import Trial
+from paretune.search._study.trial import Trial
 
 FITS = 40
 """Models that are fitted at most."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from paretune.search._schedule.ladder import Budget, share_of
 from paretune.search._study.limits import Limits
-from paretune.search._study.storage import TAKEN, Trial
+from paretune.search._study.trial import TAKEN, Trial
 
 LAST = 30
 """Runs that the pace is taken from, the last ones that ended."""

@@ -27,7 +27,7 @@ from paretune.search._space.space import Space
 from paretune.search._study.front import Found
 from paretune.search._study.goals import Goals
 from paretune.search._study.repeats import wholes
-from paretune.search._study.storage import LOST, Trial
+from paretune.search._study.trial import LOST, Trial
 
 Array = NDArray[np.float64]
 PARAMETERS = 12

@@ -27,8 +27,8 @@ from paretune.search._space.parameters import Float, Int, Parameter
 from paretune.search._space.priors import LogNormal, Normal
 from paretune.search._space.space import Space
 from paretune.search._study.database import SQLITE
+from paretune.search._study.opening import storage_of
 from paretune.search._study.plain import space_from_json
-from paretune.search._study.storage import storage_of
 
 TOP = 0.15
 """Share of a study's full runs that counts as good."""

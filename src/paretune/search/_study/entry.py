@@ -12,7 +12,7 @@ from paretune.search._space.space import Space
 from paretune.search._study.auto import settled
 from paretune.search._study.definition import plan_to_json
 from paretune.search._study.events import Events
-from paretune.search._study.executors import Executor, InProcess, Processes
+from paretune.search._study.executors import Executor, InProcess
 from paretune.search._study.front import found_by
 from paretune.search._study.goals import LOSS, Constraints, Objectives, goals_of
 from paretune.search._study.guests import Desk
@@ -20,10 +20,11 @@ from paretune.search._study.lending import lend
 from paretune.search._study.limits import Spec, limits_of, seconds
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Objective, arity
+from paretune.search._study.opening import plan_of
 from paretune.search._study.plain import space_from_json
+from paretune.search._study.processes import Processes
 from paretune.search._study.result import Result
 from paretune.search._study.source import check_source
-from paretune.search._study.storage import plan_of
 from paretune.search._study.study import Search
 from paretune.search._study.versions import opened
 

@@ -11,7 +11,7 @@ import numpy as np
 from paretune.search._ranking import Point, arrays, fronts
 from paretune.search._study.goals import Goals
 from paretune.search._study.repeats import wholes
-from paretune.search._study.storage import Trial, best_of
+from paretune.search._study.trial import Trial, best_of
 
 
 @final

@@ -18,7 +18,7 @@ from paretune.search._ranking import Point, Score
 
 if TYPE_CHECKING:
     from paretune.search._study.objective import Outcome
-    from paretune.search._study.storage import Trial
+    from paretune.search._study.trial import Trial
 
 LOSS = "loss"
 WAYS = ("min", "max")

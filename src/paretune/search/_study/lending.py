@@ -11,8 +11,8 @@ from typing import Any
 
 from paretune.errors import InputError, RunError
 from paretune.search._study.driver import Driver, process_start
-from paretune.search._study.executors import pickled, serve
 from paretune.search._study.objective import Objective
+from paretune.search._study.processes import pickled, serve
 
 
 def lend(driver: Driver, objective: Objective, workers: int, memory: int | None) -> None:

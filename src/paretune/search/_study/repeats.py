@@ -16,7 +16,7 @@ from typing import final
 
 import numpy as np
 
-from paretune.search._study.storage import LOST, Trial
+from paretune.search._study.trial import LOST, Trial
 
 
 @final

@@ -24,10 +24,12 @@ from paretune.search._study.executors import Job as Work
 from paretune.search._study.limits import Limits
 from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Outcome
+from paretune.search._study.opening import plan_of
 from paretune.search._study.plain import space_from_json
-from paretune.search._study.storage import LOST, TAKEN, Store, Trial, plan_of
+from paretune.search._study.storage import Store
 from paretune.search._study.study import ATTEMPTS, Search, place_of
 from paretune.search._study.suggestions import Suggested
+from paretune.search._study.trial import LOST, TAKEN, Trial
 from paretune.search.samplers._base import Exhausted, Sampler
 
 CHANGED = "another configuration"

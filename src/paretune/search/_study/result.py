@@ -9,7 +9,7 @@ from paretune.errors import InfeasibleError, RunError
 from paretune.search._space.space import Config
 from paretune.search._study.events import Event
 from paretune.search._study.front import Found
-from paretune.search._study.storage import Trial
+from paretune.search._study.trial import Trial
 
 
 @final

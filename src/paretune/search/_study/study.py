@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import final
 
@@ -42,8 +43,9 @@ from paretune.search._study.objective import Outcome
 from paretune.search._study.plan import Marks, plan, rest, seconds_of, too_small
 from paretune.search._study.repeats import Repeats, folder_of, seed_of
 from paretune.search._study.result import Result
-from paretune.search._study.storage import LOST, TAKEN, Store, Trial
+from paretune.search._study.storage import Store
 from paretune.search._study.suggestions import Suggested, Suggestions
+from paretune.search._study.trial import LOST, TAKEN, Trial
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion
 
 DRIVER = "the study's process ended"
@@ -307,7 +309,7 @@ class Search:
         self.store.end(number, outcome, trial.rung, full=trial.rung == len(self.budgets) - 1)
         ended = replace(
             trial, loss=outcome.loss, seconds=outcome.seconds, values=outcome.values, error=outcome.error,
-            worker=outcome.worker,
+            finished=datetime.now(), worker=outcome.worker,
         )  # fmt: skip
         whole = self._take(ended)
         twin = self.finals.twins.pop(trial.config_number, None) if whole and job.bracket == OUTSIDE else job

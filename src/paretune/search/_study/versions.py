@@ -19,8 +19,10 @@ from paretune.search._optuna import distribution_of
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Config, Space, key
 from paretune.search._study.database import told
+from paretune.search._study.opening import name_metrics, versions_of
 from paretune.search._study.plain import KINDS
-from paretune.search._study.storage import COPYING, LOST, TAKEN, OtherSpace, Store, name_metrics, versions_of
+from paretune.search._study.storage import COPYING, OtherSpace, Store
+from paretune.search._study.trial import LOST, TAKEN
 
 
 def opened(
