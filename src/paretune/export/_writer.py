@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from paretune.data import call, map_tensors, tensors_of
 from paretune.errors import TaskError
+from paretune.export._attention import FourDimensional
 from paretune.export._batches import batch_of, is_batched, resized
 from paretune.export._fold import fold_batch_norms
 from paretune.export._join import join_nodes
@@ -163,7 +164,9 @@ def _flat(model: nn.Module, inputs: Any) -> nn.Module:
 
     def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
         left = iter(tensors)
-        return tuple(named_outputs(call(model, map_tensors(lambda _: next(left), inputs))).values())
+        with FourDimensional():
+            outputs = call(model, map_tensors(lambda _: next(left), inputs))
+        return tuple(named_outputs(outputs).values())
 
     twin.__dict__["forward"] = forward
     return twin
