@@ -14,12 +14,18 @@ import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from paretune.prune._capture.recompose import recompose
+
 Known = Callable[[Any], bool]
 """Whether an operator has a rule."""
 
 
 def decompose(graph: fx.Graph, known: Known) -> None:
-    """Replace every composite operator without a rule by its parts, if these have rules, in place."""
+    """Replace every composite operator without a rule by its parts, if these have rules, in place.
+
+    What another decomposition took apart too far is put together before (`recompose`).
+    """
+    recompose(graph)
     for node in list(graph.nodes):
         if _is_composite(node.target) and not known(node.target) and (parts := _parts(node, known)) is not None:
             _replace(graph, node, parts)

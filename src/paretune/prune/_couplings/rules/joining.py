@@ -15,6 +15,9 @@ from torch import fx
 from paretune.prune._couplings.couplings import Axes, Couplings, NoRule, Rule, axis_index, shape_of
 from paretune.prune._couplings.units import Axis
 
+ENDLESS = 2**32
+"""An end beyond this is that of the axis, however long it is."""
+
 
 def concatenate(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Join along one axis; the other axes are coupled."""
@@ -47,6 +50,20 @@ def take_slice(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Ax
     axes = list(state.axes(arguments["self"]))
     dim = axis_index(arguments["dim"], len(axes))
     axes[dim] = axes[dim][slice(arguments["start"], arguments["end"], arguments["step"])]
+    return axes
+
+
+def slice_scatter(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Write a tensor into a range of an axis, by bounds in the code; the other axes are coupled."""
+    axes, source = state.axes(arguments["self"]), state.axes(arguments["src"])
+    dim = axis_index(arguments["dim"], len(axes))
+    whole = not arguments["start"] and (arguments["end"] is None or arguments["end"] > ENDLESS)
+    for index, (mine, other) in enumerate(zip(axes, source, strict=True)):
+        if index != dim or (whole and arguments["step"] == 1):
+            state.union(mine, other)
+        else:
+            state.pin(node, mine, "writes a range of this axis")
+            state.pin(node, other, "is written to a range of an axis along this one")
     return axes
 
 
@@ -178,6 +195,7 @@ RULES: dict[str, Rule] = {
     "concat": concatenate,
     "stack": stack,
     "slice": take_slice,
+    "slice_scatter": slice_scatter,
     "select": select,
     "unbind": unbind,
     **dict.fromkeys(("chunk", "unsafe_chunk"), chunk),

@@ -167,6 +167,13 @@ def col2im(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     return [*before, channels, *(state.fixed(node, extent) for extent in shape_of(node)[-2:])]
 
 
+def as_strided(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """Read memory at strides that are written in the code."""
+    for axis in state.axes(arguments["self"]):
+        state.pin(node, axis, "reads memory by strides, which are those of this size")
+    return [state.fixed(node, size) for size in shape_of(node)]
+
+
 def as_complex(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Take the last axis, of size 2, for real and imaginary part."""
     axes = state.axes(arguments["self"])
@@ -204,6 +211,7 @@ RULES: dict[str, Rule] = {
     "unfold": unfold,
     "im2col": im2col,
     "col2im": col2im,
+    "as_strided": as_strided,
     "view_as_complex": as_complex,
     "view_as_real": as_real,
     **dict.fromkeys(("movedim", "moveaxis"), movedim),
