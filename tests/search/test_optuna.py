@@ -9,10 +9,12 @@ import optuna
 import pytest
 
 from paretune.errors import InputError, RecipeError
-from paretune.search import Categorical, Constant, Float, Int, Space, minimize, resume, when
+from paretune.search import Categorical, Constant, Float, Int, Ordered, Space, minimize, resume, when
 from paretune.search._optuna import Seen
+from paretune.search._ranking import Point
 from paretune.search._results import Growing
 from paretune.search.samplers import Bayes
+from paretune.search.samplers import _optuna as samplers
 
 SPACE = Space(
     {
@@ -105,17 +107,17 @@ def results_of(count, pending=0):
 
 
 def test_what_a_study_has_seen():
-    seen, results = Seen(SPACE, None), results_of(9)
-    states = optuna.trial.TrialState
-    for row, loss in seen.new(results):
-        seen.add(row, loss)
+    results = results_of(9)
+    seen, states = Seen(SPACE, None, results), optuna.trial.TrialState
+    for row, score in seen.new(results):
+        seen.add(row, score)
     trials = seen.study.trials
     assert [trial.state for trial in trials] == [states.COMPLETE] * 4 + [states.FAIL] + [states.COMPLETE] * 4
     assert trials[0].value == results.losses[0]
     expected = SPACE.config(results.rows[0])
     assert trials[0].params == {name: value for name, value in expected.items() if name != "kind"}
     assert list(seen.new(results)) == [] and len(list(seen.new(results_of(12)))) == 3
-    seen = Seen(SPACE, None)
+    seen = Seen(SPACE, None, results)
     assert len(list(seen.new(results_of(9)))) == 9
     assert seen.precedes(SPACE, results_of(9)) and seen.precedes(SPACE, results_of(12))
     assert not seen.precedes(SPACE, results_of(8)) and not seen.precedes(
@@ -124,6 +126,74 @@ def test_what_a_study_has_seen():
     other = results_of(12)
     other.losses[0] += 1.0
     assert not seen.precedes(SPACE, other)
+
+
+GOALS = {"objectives": {"loss": "min", "gain": "max"}, "constraints": {"layers": "<= 6", "gain": ">= -3"}}
+
+
+def traded(config):
+    return {"loss": loss_of(config), "gain": -config["layers"], "layers": config["layers"]}
+
+
+@pytest.mark.parametrize("method", ["optuna.NSGAIISampler", "optuna.TPESampler", "bayes"])
+def test_optuna_is_told_of_all_objectives_and_constraints(method, monkeypatch):
+    """Not of ranks, which change with every run: its own samplers do more with the values."""
+    kept = []
+    begin = Seen.__init__
+    monkeypatch.setattr(
+        Seen, "__init__", lambda self, *args, **how: (begin(self, *args, **how), kept.append(self))[0]
+    )
+    result = minimize(traded, SPACE, method, budget=25, seed=2, **GOALS)
+    (seen,) = kept
+    trials = seen.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    assert len(seen.study.directions) == 2 and len(trials) == 24, "the last run is told before the next suggestion"
+    for trial, mine in zip(trials, result.trials[:24], strict=True):
+        layers = mine.config["layers"]
+        assert trial.values == [mine.loss, layers] and trial.params["layers"] == layers
+        excess = max(0, layers - 6) / 6 + max(0, layers - 3) / 3
+        assert trial.constraints == {"excess": pytest.approx(excess)}
+
+
+def test_a_sampler_of_one_objective_is_told_ranks(monkeypatch):
+    """CMA-ES raises at a study of several; its package need not be here for that."""
+
+    def one(self, study, *others):
+        self._raise_error_if_multi_objective(study)
+        return {}
+
+    monkeypatch.setattr(optuna.samplers.RandomSampler, "sample_relative", one)
+    with pytest.raises(ValueError, match="multi-objective"):
+        minimize(traded, SPACE, "optuna.RandomSampler", budget=9, **GOALS)
+    monkeypatch.setattr(samplers, "RANKED", ("RandomSampler",))
+    assert len(minimize(traded, SPACE, "optuna.RandomSampler", budget=9, **GOALS).trials) == 9
+
+
+def test_ranks_that_change_are_told_anew():
+    growing = Growing(len(SPACE), 2)
+    for index, row in enumerate(results_of(4).rows):
+        growing.add(row, Point((float(-index), 1.0)), 0)
+        results = growing.results()
+        if index == 2:
+            seen = Seen(SPACE, None, results, ranks=True)
+            assert [score.tolist() for _, score in seen.new(results)] == [[2.0], [1.0], [0.0]]
+            assert seen.precedes(SPACE, results) and len(seen.study.directions) == 1
+    assert not seen.precedes(SPACE, results)
+
+
+def test_ordered_values_are_places_where_the_sampler_names_none():
+    space = Space({"size": Ordered([8, 64, 16]), "x": Float(0, 1)})
+    results = Growing(2).results()
+    numbers, named = (
+        Seen(space, sampler, results)
+        for sampler in (None, optuna.samplers.GridSampler({"size": [8, 16], "x": [0.5]}))
+    )
+    for seen, stored in ((numbers, 2), (named, 16)):
+        seen.add(space.row({"size": 16, "x": 0.5}), np.array([0.1]))
+        assert seen.study.trials[0].params == {"size": stored, "x": 0.5}
+        trial, config = seen.ask({"size": 16, "x": 0.25})
+        assert config == {"size": 16, "x": 0.25} and trial.params["size"] == stored
+    how = {"optuna": {"sampler": "GridSampler", "settings": {"search_space": {"size": [8, 16], "x": [0.5]}}}}
+    assert {t.config["size"] for t in minimize(lambda c: c["x"], space, how, budget=2).trials} == {8, 16}
 
 
 @pytest.mark.parametrize("model", ["tpe", "gp"])

@@ -40,6 +40,13 @@ class Results:
     def __len__(self) -> int:
         return len(self.losses)
 
+    @property
+    def scores(self) -> Array:
+        """What runs were judged by: objectives and violation, (n, objectives + 1), or the loss, (n, 1)."""
+        if self.values is None or self.violations is None:
+            return self.losses[:, None]
+        return np.column_stack([self.values, self.violations])
+
     def at(self, rung: int) -> tuple[Array, Array]:
         """Return rows and losses of one rung."""
         chosen = self.rungs == rung
@@ -50,7 +57,9 @@ class Results:
 class Growing:
     """Results that grow by a row at a time, in arrays that double."""
 
-    def __init__(self, parameters: int) -> None:
+    def __init__(self, parameters: int, objectives: int = 0) -> None:
+        """Begin. objectives: of the points that are added; 0 where losses are."""
+        self._objectives = objectives
         self._rows = np.empty((16, parameters))
         self._losses = np.empty(16)
         self._rungs = np.empty(16, dtype=np.int64)
@@ -90,7 +99,8 @@ class Growing:
         waiting = np.empty((0, self._rows.shape[1])) if pending is None else pending
         rows, rungs, times = self._rows[:n], self._rungs[:n], (self._seconds[:n], self._workers[:n])
         if not self._points:
-            return Results(rows, self._losses[:n], rungs, waiting, *times)
+            none = (np.empty((0, self._objectives)), np.empty(0)) if self._objectives else (None, None)
+            return Results(rows, self._losses[:n], rungs, waiting, *times, *none)
         values, violations = arrays(self._points)
         losses = self._losses[:n].copy()  # ranks change, and views must not
         for rung in self._stale:

@@ -82,7 +82,7 @@ class Search:
         self.budgets, self.goals = sampler.budgets, store.goals
         self.repeats = Repeats(repeats, len(self.budgets) - 1)
         self.schedule = sampler.schedule(executor.slots)
-        self.results = Growing(len(space))
+        self.results = Growing(len(space), 0 if self.goals.plain else len(self.goals.objectives))
         self.trials: dict[int, Trial] = {}
         self.configs = Suggestions(space, sampler, seed)
         self.again: list[Trial] = []

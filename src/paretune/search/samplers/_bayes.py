@@ -80,11 +80,11 @@ class Bayes(OneBudget):
     def _asked(self, space: Space, results: Results, generator: np.random.Generator, count: int) -> list[Config]:
         """Return suggestions of Optuna that no rule forbids, `count` of them at most."""
         if not self._kept or not self._kept[0].precedes(space, results):
-            self._kept[:] = [Seen(space, None)]
+            self._kept[:] = [Seen(space, None, results)]
         (seen,) = self._kept
         with quiet():
-            for row, loss in seen.new(results):
-                seen.add(row, loss)
+            for row, score in seen.new(results):
+                seen.add(row, score)
             for row in results.pending:
                 seen.add(row, None)
             seen.study.sampler = self._sampler(int(generator.integers(2**31)))

@@ -32,6 +32,9 @@ from paretune.search.samplers._base import OneBudget, Suggestion
 TRIES = 100
 """Suggestions that a rule forbids, or that were made before, are asked for anew so often."""
 
+RANKED = ("CmaEsSampler",)
+"""Samplers of one objective alone, which are told how runs of several rank."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,8 @@ class Optuna(OneBudget):
         """Return what Optuna's sampler asks for."""
         with quiet():
             if not self._kept or not self._kept[0].seen.precedes(space, results):
-                self._kept[:] = [_Asked(Seen(space, self._made()))]
+                ranks = self.sampler in RANKED
+                self._kept[:] = [_Asked(Seen(space, self._made(), results, ranks=ranks))]
             (asked,) = self._kept
             asked.take(results)
             config = asked.suggestion(number, results)
@@ -134,7 +138,7 @@ class _Asked:
     def take(self, results: Results) -> None:
         """Tell Optuna of what is new; what it was not asked for in this process it is asked for now."""
         running = {key(self.seen.space.config(row)) for row in results.pending}
-        for row, loss in self.seen.new(results):
+        for row, score in self.seen.new(results):
             config = self.seen.space.config(row)
             left = [each for each in self._open if each not in running]
             if key(config) not in self._open and not left:
@@ -145,7 +149,7 @@ class _Asked:
                     self.seen.tell(self._open.pop(each), None)
                 trial, _ = self.seen.ask(config)
             self._past.add(key(config))
-            self.seen.tell(trial, loss)
+            self.seen.tell(trial, score)
 
     def suggestion(self, number: int, results: Results) -> Config:
         """Return the suggestion of a number; the same results get the same one."""
