@@ -82,3 +82,34 @@ def test_attention_of_any_rank_is_exported_with_a_free_batch(heads, windows, mas
     for batch in (1, 3):
         x = torch.randn(batch, *windows, 5, 8)
         torch.testing.assert_close(run(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+class Queries(nn.Module):
+    """Attention of queries of one shape over keys of another, which broadcast."""
+
+    def __init__(self, shape):
+        super().__init__()
+        torch.manual_seed(0)
+        self.queries = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x):
+        return torch.ops.aten.scaled_dot_product_attention(self.queries, x, 2 * x)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys"),
+    [
+        ((1, 5, 4), (6, 4)),
+        ((5, 4), (6, 4)),
+        ((1, 3, 2, 5, 4), (3, 2, 6, 4)),
+        ((2, 5, 4), (2, 6, 4)),
+        ((5, 4), (3, 2, 6, 4)),
+    ],
+)
+def test_queries_that_all_samples_share_are_stretched(queries, keys):
+    model = Queries(queries).eval()
+    exported = export_onnx(model, torch.randn(2, *keys))
+    run = runner(session(strip(exported.graph).SerializeToString()))
+    for batch in (1, 3):
+        x = torch.randn(batch, *keys)
+        torch.testing.assert_close(run(x), model(x), rtol=1e-4, atol=1e-5)

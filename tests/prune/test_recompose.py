@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from paretune import prune
@@ -76,6 +77,55 @@ def test_layers_that_are_called_by_their_parts_lose_what_the_layers_do():
     torch.testing.assert_close(same.model(IMAGE), cut.model(IMAGE))
 
 
+class Frozen(nn.Module):
+    """A batch norm whose statistics are used in training, too. whose: by its own operator or another one."""
+
+    def __init__(self, whose, eps=1e-2):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)
+        self.norm.running_var.uniform_(0.1, 3.0)
+        self.whose, self.eps = whose, eps
+
+    def forward(self, x):
+        norm, x = self.norm, self.conv(x)
+        if self.whose == "operator":
+            given = norm.weight, norm.bias, norm.running_mean, norm.running_var, 0.1, self.eps
+            x = aten._native_batch_norm_legit_no_training(x, *given)[0]
+        else:
+            x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, self.eps)
+        return self.fc(x.view(len(x), 8, -1).mean(2))  # the 8 is why the result is a graph
+
+
+@pytest.mark.parametrize("whose", ["operator", "function"])
+def test_a_batch_norm_that_does_not_train_goes_on_not_to(whose):
+    pruned = prune.channels(Frozen(whose).double().eval(), IMAGE, widths={"conv": 4})
+    assert "captured graph" in " ".join(pruned.notes)
+    quiet = pruned.model(IMAGE)
+    before = pruned.model.get_buffer("norm.running_mean").clone()
+    torch.testing.assert_close(pruned.model.train()(IMAGE), quiet, rtol=0, atol=0)
+    assert torch.equal(pruned.model.get_buffer("norm.running_mean"), before)
+
+
+class Instances(nn.Module):
+    """Channels of all samples as groups of one sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        x = self.one(x)
+        many = x.shape[0] * x.shape[1]
+        x = torch.native_group_norm(x, None, None, 1, many, x.shape[2] * x.shape[3], many, 1e-5)[0]
+        return self.two(x)
+
+
+def test_groups_of_another_shape_than_the_input_are_no_group_norm():
+    with pytest.raises(InfeasibleError, match="native_group_norm"):
+        prune.channels(Instances().double().eval(), IMAGE, ratio=0.5)
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_decomposed_graph_is_cut_as_the_network_is():
     whole = Whole().double().eval()
@@ -108,7 +158,7 @@ class Written(nn.Module):
 
     def forward(self, x):
         dim, start, end = self.bounds
-        part = self.two(x).narrow(dim, start, min(end, 8 if dim == 2 else 5) - start)
+        part = self.two(x)[(slice(None),) * dim + (slice(start, end),)]
         return self.fc(torch.slice_scatter(self.one(x), part, *self.bounds))
 
 
@@ -128,15 +178,25 @@ def test_bounds_in_the_code_keep_the_axis_that_they_cut(oracle):
     assert pruned.model.fc.weight.shape == (4, 8) and pruned.model.one.weight.shape == (8, 6)
 
 
+@pytest.mark.parametrize("end", [8, 100, 2**63 - 1])
+def test_a_range_that_is_the_whole_axis_goes_with_it(oracle, end):
+    pruned = oracle(Written(2, 0, end), WORDS, widths={"one": 3}, matters=False)  # nobody reads `one`
+    assert pruned.model.two.weight.shape == (3, 6) and pruned.model.fc.weight.shape == (4, 3)
+
+
 class Strided(nn.Module):
+    """Memory that is read by strides, of a part of a tensor: of all that the tensor holds."""
+
     def __init__(self):
         super().__init__()
-        self.inner, self.fc = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.one, self.two, self.fc = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(4, 4)
 
     def forward(self, x):
-        return self.fc(self.inner(x).as_strided((x.shape[0], 5, 8), (40, 8, 1)))
+        both = torch.cat([self.one(x), self.two(x)], -1)
+        return self.fc(both[..., 8:12].as_strided((x.shape[0], 5, 4), (80, 16, 1), 8))
 
 
 def test_strides_in_the_code_keep_what_they_step_over():
-    with pytest.raises(InfeasibleError, match="reads memory by strides"):
+    with pytest.raises(InfeasibleError) as told:
         prune.channels(Strided().eval(), WORDS.float(), ratio=0.5)
+    assert str(told.value).count("reads memory by strides") == 2

@@ -14,6 +14,7 @@ import pytest
 from paretune.errors import InputError, RecipeError, RunError
 from paretune.methods import registry
 from paretune.search import Categorical, Constant, Float, Int, Limits, Ordered, Space, minimize, resume, when
+from paretune.search._study.auto import settled
 from paretune.search._study.limits import limits_of
 from paretune.search._study.objective import arity, call, outcome_of
 from paretune.search._study.plain import space_from_json, space_to_json
@@ -369,20 +370,49 @@ def test_a_look_at_a_study_does_not_make_it_ours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("made", "said"), [("CREATE TABLE notes (a)", r"has other tables \(notes\)"), ("VACUUM", "is empty")]
+    "made",
+    [
+        "CREATE TABLE notes (a)",
+        "CREATE TABLE studies (id, title)",
+        "PRAGMA journal_mode=WAL; CREATE TABLE notes (a)",
+        "VACUUM",
+    ],
 )
-def test_a_look_at_a_file_of_something_else_leaves_it_as_it_was(made, said, tmp_path):
+@pytest.mark.parametrize("look", ["resume", "prior"])
+def test_a_look_at_a_file_of_something_else_leaves_it_as_it_was(made, look, tmp_path):
     """Neither WAL nor Optuna's tables come into it, and nothing beside it."""
     path = tmp_path / "theirs.db"
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(made)
-    before = path.read_bytes()
-    with pytest.raises(InputError, match=f"there is no study 'study' in .*{said}"):
-        resume(loss_of, f"sqlite:///{path}", 3)
+        connection.executescript(made)
+    before, url = path.read_bytes(), f"sqlite:///{path}"
+    if look == "resume":
+        with pytest.raises(InputError, match=r"no study 'study' in .*There are none"):
+            resume(loss_of, url, 3)
+    else:
+        space = settled(Space({"x": Float(0, 1, prior="auto")}), url, "study", lambda kind, fields: None)
+        assert not space.informed
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_an_older_optuna_is_refused_and_left_as_it_was(tmp_path):
+    path = tmp_path / "old.db"
+    url = f"sqlite:///{path}"
+    optuna.create_study(storage=url, study_name="study")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("DROP TABLE trial_heartbeats; UPDATE alembic_version SET version_num='v2.6.0.a'")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="cannot be used, and was left as it is"):
+        resume(loss_of, url, 3)
+    assert path.read_bytes() == before
 
 
 def test_runs_say_when_they_ended():
     before = datetime.now()
     trials = minimize(loss_of, SPACE, "random", budget=3).trials
     assert before <= trials[0].finished <= trials[1].finished <= trials[2].finished <= datetime.now()
+
+
+def test_runs_that_were_lost_say_when_too(objectives):
+    result = minimize(objectives.crashes_always, {"x": Float(0, 1)}, "random", budget=12, workers=2)
+    lost = [trial for trial in result.trials if trial.error.startswith("lost")]
+    assert lost and all(trial.finished is not None for trial in lost)

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
+from multiprocessing import spawn
 
 import optuna
 import pytest
 
-from paretune.errors import InputError
+from paretune.errors import InputError, RunError
 from paretune.search import Float, minimize
 from paretune.search._study.executors import Job, Lost
 from paretune.search._study.interrupt import noted
@@ -109,6 +111,30 @@ def test_a_worker_that_is_dead_before_it_is_given_its_run_costs_nothing(objectiv
         assert number == 7 and not isinstance(ended, Lost) and len(killed) == 2
     finally:
         pool.stop()
+
+
+def test_a_worker_that_dies_before_it_has_read_a_large_objective_does_not_hold_the_study_up(objectives):
+    """More than a pipe holds, for a process that ends at once: nobody would ever read it."""
+    large = partial(objectives.bowl, unread=b"x" * 300_000)
+    pool = Processes(large, lambda *report: None, 1, timeout=None, memory=None)
+    before = spawn.get_executable()
+    spawn.set_executable("/bin/false")
+    try:
+        pool.start(Job(7, {"x": 0.3}, None, 0, None))
+        ((number, ended),) = pool.wait()
+        assert number == 7 and isinstance(ended, Lost)
+    finally:
+        spawn.set_executable(before)
+        pool.stop()
+
+
+def test_where_no_process_can_be_begun_it_is_said(objectives, monkeypatch):
+    def full(process):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", full)
+    with pytest.raises(RunError, match=r"no process could be begun.*temporarily unavailable.*is kept"):
+        minimize(objectives.bowl, SPACE, "random", budget=4, workers=2)
 
 
 def test_a_run_that_kills_its_worker_three_times_has_failed(objectives):

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-_ATTENTION = (scaled_dot_product_attention, torch.ops.aten.scaled_dot_product_attention.default)
+_PACKET = torch.ops.aten.scaled_dot_product_attention
+_ATTENTION = (scaled_dot_product_attention, _PACKET, _PACKET.default)
 
 
 class FourDimensional(TorchFunctionMode):
@@ -33,18 +34,15 @@ class FourDimensional(TorchFunctionMode):
 def _attend(
     func: Any, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **other: Any
 ) -> Any:
-    if query.dim() == 4:
-        return func(query, key, value, attn_mask, **other)
-    lead = query.shape[:-3]
-    if (
-        attn_mask is not None and attn_mask.dim() > 3
-    ):  # one of three dimensions or fewer is the same for all of lead
-        attn_mask = _merged(attn_mask.expand(*lead, *attn_mask.shape[-3:]))
-    merged = [_merged(each.expand(*lead, *each.shape[-3:])) for each in (query, key, value)]
+    given = [query, key, value]
+    if all(each.dim() == 4 for each in given):
+        return func(*given, attn_mask, **other)
+    rank = max(each.dim() for each in given)
+    given = [each[(None,) * (max(4, rank) - each.dim())] for each in given]
+    lead = torch.broadcast_shapes(*(each.shape[:-3] for each in given))  # type: ignore[no-untyped-call]
+    if attn_mask is not None and attn_mask.dim() > 3:  # one of fewer dimensions is the same for all of `lead`
+        attn_mask = attn_mask.expand(*lead, *attn_mask.shape[-3:]).flatten(0, -4)
+    merged = [each.expand(*lead, *each.shape[-3:]).flatten(0, -4) for each in given]
     result = func(*merged, attn_mask, **other)
-    return result.reshape(*query.shape[:-1], value.shape[-1])
-
-
-def _merged(tensor: Tensor) -> Tensor:
-    """Return (..., a, b, c) as (n, a, b, c)."""
-    return tensor.flatten(0, -4) if tensor.dim() > 3 else tensor[(None,) * (4 - tensor.dim())]
+    result = result.reshape(*lead, *result.shape[-3:])
+    return result[(0,) * (4 - rank)] if rank < 4 else result

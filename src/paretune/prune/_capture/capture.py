@@ -49,7 +49,7 @@ class Capture:
     training: torch.export.ExportedProgram | None = None
     """The model captured in train mode, where parameters are used that eval mode leaves out (auxiliary heads)."""
     known: Known = bool
-    """Which operators stay whole (`decompose`); by default all."""
+    """Which operators are not taken apart (`decompose`); by default all."""
     reads: tuple[Read, ...] = ()
     """What the model's code read out of tensors, where control flow was fixed as the example takes it."""
 

@@ -6,6 +6,7 @@ a decomposed graph itself. One of which more than the first result is read stays
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +61,10 @@ def _layer_norm(given: dict[str, Any]) -> Call:
     return aten.layer_norm.default, tuple(given[n] for n in ("input", "normalized_shape", "weight", "bias", "eps"))
 
 
-def _group_norm(given: dict[str, Any]) -> Call:
+def _group_norm(given: dict[str, Any]) -> Call | None:
+    batch, channels, *space = given["input"].meta["val"].shape
+    if (given["N"], given["C"], given["HxW"]) != (batch, channels, math.prod(space)):  # it reads another shape
+        return None
     return aten.group_norm.default, tuple(given[name] for name in ("input", "group", "weight", "bias", "eps"))
 
 

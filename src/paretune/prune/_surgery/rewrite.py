@@ -183,7 +183,8 @@ class _Rewriter(Builder):
             weight = call.get("running_mean")
             tensor = self.state.parameters.get(weight) if isinstance(weight, fx.Node) else None
             owner = tensor.rpartition(".")[0] if tensor else ""
-            if owner and isinstance(module := self._model.get_submodule(owner), _BatchNorm):
+            module = self._model.get_submodule(owner) if owner else None
+            if isinstance(module, _BatchNorm) and self._called_by(call.node, module):
                 self._module(call, owner, plain_norm(module))
                 return True
         if name in ("dropout", "feature_dropout") and call.get("train") is False:
@@ -191,6 +192,14 @@ class _Rewriter(Builder):
             self._module(call, path, nn.Dropout(call.get("p")))
             return True
         return False
+
+    def _called_by(self, node: fx.Node, module: nn.Module) -> bool:
+        """Tell whether a module's own forward calls an operator, which others may call with its tensors."""
+        *_, (path, _) = (node.meta.get("nn_module_stack") or {"": ("", None)}).values()
+        try:
+            return self._model.get_submodule(path) is module
+        except AttributeError:  # a path of the graph that was captured, which this model has not
+            return False
 
     def _module(self, call: _Call, path: str, module: nn.Module) -> None:
         self._tensors[path] = module

@@ -16,7 +16,6 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -26,8 +25,7 @@ from paretune.search._optuna import distribution_of, quiet
 from paretune.search._space.parameters import Float, Int, Parameter
 from paretune.search._space.priors import LogNormal, Normal
 from paretune.search._space.space import Space
-from paretune.search._study.database import SQLITE
-from paretune.search._study.opening import storage_of
+from paretune.search._study.opening import looked_at
 from paretune.search._study.plain import space_from_json
 
 TOP = 0.15
@@ -95,14 +93,14 @@ def _stored(storage: str | None, name: str) -> tuple[dict[str, Parameter], list[
     """Return the parameters that a study and its versions were begun with, and the studies beside it."""
     if storage is None:
         return {}, []
-    if storage.startswith(SQLITE) and not Path(storage.removeprefix(SQLITE)).exists():
-        return {}, []  # no file is made to look into it
     import optuna
 
     begun: dict[str, Parameter] = {}
     others = []
     with quiet():
-        opened = storage_of(storage)
+        opened = looked_at(storage)
+        if opened is None:
+            return {}, []
         for each in sorted(optuna.get_all_study_names(opened), key=_version):
             study = optuna.load_study(study_name=each, storage=opened)
             if re.fullmatch(rf"{re.escape(name)}(@\d+)?", each):

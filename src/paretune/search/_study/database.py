@@ -41,9 +41,9 @@ MEANT = {
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def path_of(url: str) -> Path:
-    """Return the file of a URL as sqlite:///study.db."""
-    return Path(url.removeprefix(SQLITE))
+def path_at(url: str | None) -> Path | None:
+    """Return the file of a URL as sqlite:///study.db; None of another, or of none."""
+    return Path(url.removeprefix(SQLITE)) if isinstance(url, str) and url.startswith(SQLITE) else None
 
 
 def check(path: Path) -> None:
@@ -67,8 +67,18 @@ def check(path: Path) -> None:
 
 
 def reading(path: Path) -> sqlite3.Connection:
-    """Return a connection that writes nothing."""
-    return sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=TIMEOUT)
+    """Return a connection that writes nothing, and leaves no files beside a database that nobody has open."""
+    still = "&immutable=1" if _in_wal_mode(path) and not path.with_name(f"{path.name}-wal").exists() else ""
+    return sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro{still}", uri=True, timeout=TIMEOUT)
+
+
+def _in_wal_mode(path: Path) -> bool:
+    """Tell whether all that is written goes to a file beside the database first; its header says so."""
+    try:
+        with path.open("rb") as file:
+            return file.read(20)[18:] == b"\x02\x02"
+    except OSError:  # what is wrong with it, SQLite tells
+        return False
 
 
 @contextmanager

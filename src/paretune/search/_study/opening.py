@@ -8,16 +8,17 @@ from __future__ import annotations
 import sqlite3
 import warnings
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from paretune.errors import InputError, nearest
 from paretune.search._optuna import quiet
-from paretune.search._study.database import SQLITE, TIMEOUT, TURNS, check, path_of, reading, told
+from paretune.search._study.database import TIMEOUT, TURNS, check, path_at, reading, told
 from paretune.search._study.goals import Goals
 
 DEFINING = ("method", "searched", "objectives", "constraints", "repeats", "space")
 """What of a study's plan must be the same when it goes on; the space may change, and is looked at last."""
+OPTUNAS = {"version_info", "alembic_version", "studies", "trials", "study_user_attributes"}
+"""Some of the tables that Optuna makes, by which a file is known to be of Optuna."""
 
 
 def name_metrics(study: Any, goals: Goals) -> None:
@@ -35,7 +36,7 @@ def plan_of(storage: str, name: str) -> dict[str, Any]:
     alone; a study that is not there is an InputError."""
     import optuna
 
-    with quiet():
+    with quiet(), told(path_at(storage), InputError):
         opened = known(storage, name)
         *_, name = versions_of(opened, name).values()
         attributes = optuna.load_study(study_name=name, storage=opened).user_attrs
@@ -55,28 +56,30 @@ def versions_of(storage: Any, name: str) -> dict[int, str]:
 
 
 def known(url: str | None, name: str) -> Any:
-    """Return a storage that has a study of that name; where there is none, no file is made or changed."""
+    """Return a storage that has a study of that name, to look at it; where there is none, nothing is changed."""
     import optuna
 
-    if isinstance(url, str) and url.startswith(SQLITE):
-        _look(path_of(url), name)
-    opened = _opened(url)
-    names = set(optuna.get_all_study_names(opened))
+    path = path_at(url)
+    if path is not None and not path.exists():
+        raise InputError(f"there is no study '{name}' yet: {path} does not exist")
+    opened = looked_at(url)
+    names = set() if opened is None else set(optuna.get_all_study_names(opened))
     if name not in names:
         raise InputError(f"no study '{name}' in {url}.{nearest(name, names)} There are {sorted(names) or 'none'}")
     return opened
 
 
-def _look(path: Path, name: str) -> None:
-    """Raise an InputError where a file cannot hold a study, since Optuna would make its tables there."""
+def looked_at(url: str | None) -> Any:
+    """Return Optuna's storage of a URL to read it; None where there is none, and none is made."""
+    path = path_at(url)
+    if path is None:
+        return _opened(url)
     if not path.exists():
-        raise InputError(f"there is no study '{name}' yet: {path} does not exist")
+        return None
     check(path)
     with told(path, InputError), closing(reading(path)) as connection:
         tables = {table for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "studies" not in tables:
-        has = f"has other tables ({', '.join(sorted(tables)[:5])})" if tables else "is empty"
-        raise InputError(f"there is no study '{name}' in {path}, which {has}; it was left as it is")
+    return _opened(url, skip_table_creation=True) if tables >= OPTUNAS else None
 
 
 def storage_of(url: str | None) -> Any:
@@ -84,15 +87,15 @@ def storage_of(url: str | None) -> Any:
 
     One that cannot be used is an InputError. SQLite goes by WAL from then on.
     """
-    if isinstance(url, str) and url.startswith(SQLITE):
-        path = path_of(url)
+    path = path_at(url)
+    if path is not None:
         check(path)
         with told(path, InputError), closing(sqlite3.connect(path, timeout=TIMEOUT)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     return _opened(url)
 
 
-def _opened(url: str | None) -> Any:
+def _opened(url: str | None, **other: Any) -> Any:
     import optuna
     import sqlalchemy
 
@@ -101,10 +104,10 @@ def _opened(url: str | None) -> Any:
     if not isinstance(url, str) or "://" not in url:
         raise InputError(f"storage={url!r} must be a URL as sqlite:///study.db")
     how: dict[str, Any] = {}
-    if url.startswith(SQLITE):
+    if path_at(url) is not None:
         how = {"connect_args": {"timeout": TIMEOUT / TURNS, "factory": _Relaxed}}
     try:
-        return optuna.storages.RDBStorage(url, engine_kwargs=how)
+        return optuna.storages.RDBStorage(url, engine_kwargs=how, **other)
     except (RuntimeError, ImportError, sqlalchemy.exc.ArgumentError) as error:  # its schema, its driver, its name
         raise InputError(f"storage: {url} cannot be used, and was left as it is. {error}") from error
 

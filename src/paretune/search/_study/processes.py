@@ -13,12 +13,13 @@ import pickle
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from multiprocessing.connection import Connection, wait
 from typing import Any, final
 
-from paretune.errors import InputError
+from paretune.errors import InputError, RunError
 from paretune.search._study.executors import Executor, Job, Lost, Report
 from paretune.search._study.guests import Desk, Guest
 from paretune.search._study.objective import Objective, Outcome, Run, call
@@ -89,7 +90,7 @@ class Processes(Executor):
     def _give(self, worker: _Worker, job: Job) -> bool:
         """Hand a job to a worker, and tell whether it was there to take it.
 
-        One that was not has it all the same, so that `wait` sees its end.
+        One that was not has it all the same: of a new one `wait` sees the end.
         """
         worker.job, worker.began = job, time.monotonic()
         try:
@@ -140,9 +141,17 @@ class Processes(Executor):
 
     def _begun(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(theirs, self._objective, self._memory), daemon=True)
-        process.start()
+        process = self._context.Process(target=_served, args=(theirs, self._memory), daemon=True)
+        try:
+            process.start()
+        except OSError as error:
+            raise RunError(
+                f"workers: no process could be begun ({error}); what was finished is kept, take fewer of them"
+            ) from error
         theirs.close()
+        # not among its arguments: `start` would wait for ever where it dies before it has read them
+        with suppress(OSError):  # it is dead, which shows when it is given a run
+            ours.send_bytes(self._objective)
         return self._add(process, ours)
 
     def _add(self, process: Any, connection: Connection) -> _Worker:
@@ -216,6 +225,16 @@ def _why(code: int | None) -> str:
         hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
         return f"its worker was ended by {name}{hint}"
     return f"its worker ended with exit code {code}"
+
+
+def _served(connection: Any, memory: int | None) -> None:
+    """Serve the driver that began this process; its first message is the objective."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        objective = connection.recv_bytes()
+    except (EOFError, OSError):
+        return  # the driver was killed in the meantime
+    serve(connection, objective, memory)
 
 
 def serve(connection: Any, objective: bytes, memory: int | None) -> None:

@@ -19,7 +19,7 @@ from paretune.errors import InputError
 from paretune.search._optuna import distribution_of, quiet
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Space
-from paretune.search._study.database import SQLITE, path_of, told, writes
+from paretune.search._study.database import path_at, told, writes
 from paretune.search._study.driver import Driver, Seat
 from paretune.search._study.goals import LOSS, goals_of
 from paretune.search._study.guests import Desk
@@ -60,7 +60,7 @@ class Store:
 
         self._optuna = optuna
         self.url, self._reads = storage, resume
-        self.path = path_of(storage) if isinstance(storage, str) and storage.startswith(SQLITE) else None
+        self.path = path_at(storage)
         self.seat: Seat | None = None
         """Where its driver sits; None in memory, which no other process sees."""
         self._ids: dict[int, int] = {}

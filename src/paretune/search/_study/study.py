@@ -299,7 +299,8 @@ class Search:
             if trial.attempt < ATTEMPTS:
                 self.store.lose(number, outcome.why, outcome.seconds)
                 self.again.append(trial)
-                lost = replace(trial, loss=math.inf, seconds=outcome.seconds, error=f"{LOST}: {outcome.why}")
+                why = f"{LOST}: {outcome.why}"
+                lost = replace(trial, loss=math.inf, seconds=outcome.seconds, error=why, finished=datetime.now())
                 self.trials[number] = lost
                 self._work(lost)
                 self.listen("run", self.trials[number].to_json())
@@ -355,7 +356,8 @@ class Search:
             under_way = trial.loss is None
             if under_way:
                 self.store.lose(trial.number, DRIVER)
-                self.trials[trial.number] = replace(trial, loss=math.inf, error=f"{LOST}: {DRIVER}")
+                why = f"{LOST}: {DRIVER}"
+                self.trials[trial.number] = replace(trial, loss=math.inf, error=why, finished=datetime.now())
             if not under_way and not trial.error.startswith(LOST):
                 continue
             if trial.attempt >= ATTEMPTS:

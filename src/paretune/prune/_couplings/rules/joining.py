@@ -15,9 +15,6 @@ from torch import fx
 from paretune.prune._couplings.couplings import Axes, Couplings, NoRule, Rule, axis_index, shape_of
 from paretune.prune._couplings.units import Axis
 
-ENDLESS = 2**32
-"""An end beyond this is that of the axis, however long it is."""
-
 
 def concatenate(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
     """Join along one axis; the other axes are coupled."""
@@ -57,14 +54,15 @@ def slice_scatter(state: Couplings, node: fx.Node, arguments: dict[str, Any]) ->
     """Write a tensor into a range of an axis, by bounds in the code; the other axes are coupled."""
     axes, source = state.axes(arguments["self"]), state.axes(arguments["src"])
     dim = axis_index(arguments["dim"], len(axes))
-    whole = not arguments["start"] and (arguments["end"] is None or arguments["end"] > ENDLESS)
+    end, step = arguments["end"], arguments["step"]
+    whole = not arguments["start"] and step == 1 and (end is None or end >= len(axes[dim]))
     for index, (mine, other) in enumerate(zip(axes, source, strict=True)):
-        if index != dim or (whole and arguments["step"] == 1):
+        if index != dim or whole:
             state.union(mine, other)
         else:
             state.pin(node, mine, "writes a range of this axis")
             state.pin(node, other, "is written to a range of an axis along this one")
-    return axes
+    return [axis.copy() if state.vanishes(axis) else axis for axis in axes]
 
 
 def select(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:

@@ -168,9 +168,15 @@ def col2im(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
 
 
 def as_strided(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axes:
-    """Read memory at strides that are written in the code."""
-    for axis in state.axes(arguments["self"]):
-        state.pin(node, axis, "reads memory by strides, which are those of this size")
+    """Read memory at strides that are written in the code: that of whatever the tensor is a view of."""
+    base = arguments["self"]
+    while True:
+        for axis in state.axes(base):
+            state.pin(node, axis, "reads memory by strides, which are those of this size")
+        schema = getattr(base.target, "_schema", None)
+        if schema is None or not schema.arguments or schema.arguments[0].alias_info is None:
+            break
+        base = base.args[0]
     return [state.fixed(node, size) for size in shape_of(node)]
 
 
