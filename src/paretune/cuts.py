@@ -392,6 +392,8 @@ def _check_attributes(model: nn.Module, cuts: Cuts) -> None:
 
 
 def _check_shapes(model: nn.Module, cuts: Cuts) -> None:
+    from torch.nn.parameter import is_lazy
+
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(
         model.named_buffers(remove_duplicate=False)
     )
@@ -400,6 +402,10 @@ def _check_shapes(model: nn.Module, cuts: Cuts) -> None:
             raise SurgeryError(
                 f"this manifest of cuts is of another architecture: the model has no tensor '{name}'."
                 f"{nearest(name, tensors)} Replay it on a fresh model of the class that was pruned."
+            )
+        if is_lazy(tensors[name]):
+            raise SurgeryError(
+                f"'{name}' is made when the model first runs: run it once, and then replay the cuts"
             )
         if tuple(tensors[name].shape) != tuple(shape):
             raise SurgeryError(

@@ -46,19 +46,25 @@ def _node(module: fx.GraphModule, node: fx.Node, own: set[str], unsaved: set[str
     import torch
 
     out: dict[str, Any] = {"name": node.name, "op": node.op}
+    name = node.target if node.target in own else _given(str(node.target))
     if node.op == "call_function":
         out["target"] = _target(node.target)
     elif node.op == "call_module":
         target = module.get_submodule(str(node.target))
-        out["target"] = node.target
-        if node.target not in own:
-            assert isinstance(target, torch.nn.Dropout), (
+        out["target"] = name
+        if name not in own:
+            assert isinstance(target, torch.nn.modules.dropout._DropoutNd), (
                 f"{node.target}: {type(target).__name__} is no module of the model"
             )
-            out["dropout"] = target.p
+            out |= {"dropout": target.p, "of": type(target).__name__}
     elif node.op != "output":
-        out["target"] = node.target
-        if node.op == "get_attr" and node.target not in own:
+        out["target"] = name
+        if node.op == "get_attr" and name not in own:
+            if not isinstance(held := _at(module, str(node.target)), torch.Tensor):
+                raise SurgeryError(
+                    f"the graph holds a {type(held).__name__} (torch.cond and the like), which cannot be stored: "
+                    "choose between tensors with torch.where"
+                )
             out["value"] = _tensor_to_json(_at(module, str(node.target)))
         elif node.op == "get_attr" and node.target in unsaved:
             out["holds"] = _size(_at(module, str(node.target)))
@@ -153,7 +159,6 @@ def _tensor_from_json(content: dict[str, Any]) -> torch.Tensor:
 
 def from_json(model: nn.Module, nodes: list[dict[str, Any]]) -> fx.GraphModule:
     """Return the module that runs stored nodes over a model's tensors, which stay the very same objects."""
-    import torch
     from torch import fx
 
     graph = fx.Graph()
@@ -164,11 +169,7 @@ def from_json(model: nn.Module, nodes: list[dict[str, Any]]) -> fx.GraphModule:
         name, op, target = content["name"], content["op"], content.get("target", "output")
         _check_names(op, target, content.get("kwargs", {}))
         if op == "call_module":
-            own[target] = (
-                torch.nn.Dropout(content["dropout"])
-                if "dropout" in content
-                else plain_norm(model.get_submodule(target))
-            )
+            own[target] = _dropout(content) if "dropout" in content else plain_norm(model.get_submodule(target))
         elif op == "get_attr":
             own[target] = _stored(model, content, device)
         args = tuple(_decode(argument, made) for argument in content.get("args", ()))
@@ -179,8 +180,22 @@ def from_json(model: nn.Module, nodes: list[dict[str, Any]]) -> fx.GraphModule:
                 raise _not_ours("getattr")
         made[name] = graph.create_node(op, target, args, kwargs, name=name)
     module = module_over(own, graph, saved=model.state_dict(), training=model.training)
-    masks.carry(model, module)
+    for content in nodes:
+        if content["op"] == "call_module" and "dropout" not in content:  # frozen alone, as it was
+            its = model.get_submodule(content["target"])
+            module.get_submodule(placed(content["target"])).train(its.training)
+    masks.carry(model, module, placed)
     return module
+
+
+def _dropout(content: Mapping[str, Any]) -> nn.Module:
+    from torch import nn
+
+    kind = content.get("of", "Dropout")
+    if kind not in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"):
+        raise _not_ours(kind)
+    made: nn.Module = getattr(nn, kind)(content["dropout"])
+    return made
 
 
 def _check_names(op: Any, target: Any, kwargs: Mapping[str, Any]) -> None:
@@ -316,6 +331,28 @@ def plain_norm(module: nn.Module) -> nn.Module:
     return plain.train(module.training)
 
 
+def placed(name: str) -> str:
+    """Return the name that a tensor or module of a model has in a graph module.
+
+    That has attributes of its own, and is written as source code, where some names cannot stand.
+
+    >>> placed("layers.0.weight"), placed("meta.0.weight"), placed("heads.class")
+    ('layers.0.weight', 'own__meta.0.weight', 'heads.own__class')
+    """
+    parts = name.split(".")
+    return ".".join(f"{_OWN}{part}" if part in _CLAIMED or keyword.iskeyword(part) else part for part in parts)
+
+
+def _given(name: str) -> str:
+    """Return the name that a model gave: what `placed` made another one of."""
+    return ".".join(part.removeprefix(_OWN) for part in name.split("."))
+
+
+_OWN = "own__"
+_CLAIMED = ("graph", "code", "meta")
+"""What a graph module has itself."""
+
+
 def module_over(
     own: Mapping[str, Any], graph: fx.Graph, *, saved: Container[str] = (), training: bool = False
 ) -> fx.GraphModule:
@@ -327,8 +364,11 @@ def module_over(
     from torch import fx, nn
 
     root = nn.Module()
+    for node in graph.nodes:
+        if node.op in ("get_attr", "call_module"):
+            node.target = placed(str(node.target))
     for name in sorted(own, key=lambda name: not isinstance(own[name], nn.Module)):  # modules first, else in order
-        *path, leaf = name.split(".")
+        *path, leaf = placed(name).split(".")
         owner = root
         for part in path:
             if part not in owner._modules:
@@ -345,6 +385,6 @@ def module_over(
     module = fx.GraphModule(root, graph)
     for name, value in own.items():  # fx registers every buffer as persistent
         if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter) and name not in saved:
-            owner_name, _, leaf = name.rpartition(".")
+            owner_name, _, leaf = placed(name).rpartition(".")
             module.get_submodule(owner_name)._non_persistent_buffers_set.add(leaf)
     return module.train(training)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -116,10 +116,10 @@ def masked(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def carry(source: nn.Module, model: nn.Module) -> None:
-    """Note in a model what is masked in another whose tensors have the same names."""
+def carry(source: nn.Module, model: nn.Module, called: Callable[[str], str] = str) -> None:
+    """Note in a model what is masked in another. called: the name that a tensor of the other has in the model."""
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    for name in masked(source):
+    for name in map(called, masked(source)):
         if name in names:
             _mark(model, name)
 

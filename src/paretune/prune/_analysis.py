@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
 
-from paretune.errors import InfeasibleError, InputError, names_of, nearest
+from paretune.errors import InfeasibleError, InputError, SurgeryError, names_of, nearest
 from paretune.prune._capture.capture import Capture, accepts, capture
 from paretune.prune._capture.given import given
 from paretune.prune._capture.graph import Numbers, numbers_per_sample, runnable
 from paretune.prune._capture.shapes import settle_shapes
+from paretune.prune._compare import mistaken
 from paretune.prune._couplings.couplings import Couplings, couple
 from paretune.prune._couplings.groups import STRUCTURES, Group, build_groups, layer_name, settle
 from paretune.prune._couplings.rules import rule_of
@@ -93,6 +94,11 @@ class Analysis:
     def numbers(self) -> Numbers | None:
         """The numbers in the graph that follow the batch; None where it runs at the captured batch only."""
         return numbers_per_sample(self.model, self.captured)
+
+    @cached_property
+    def miscaptured(self) -> str:
+        """In words how the captured graph differs from the model, which it must be; empty where it does not."""
+        return mistaken(self.model, self.graph, self.captured.example)
 
     @cached_property
     def scalars(self) -> Scalars | None:
@@ -292,6 +298,10 @@ def _analyzed(original: nn.Module, example: Any, *, compiled: bool) -> Analysis:
     notes += [f"folded into plain weights first: {', '.join(folded)}"] if folded else []
     if weights:
         model, base = fold_computed(model, captured, state, numbers_per_sample(model, captured), weights)
+        if not any(p.is_meta for p in model.parameters()) and (
+            other := mistaken(original, model, captured.example)
+        ):
+            raise SurgeryError(f"weights that forward computes could not be folded: {other}")
         notes.append(f"{len(weights)} weights that forward computes were folded first, in the captured graph")
         captured = _captured(model, example)
         state = couple(captured, rule_of)

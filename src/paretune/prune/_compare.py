@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from paretune.data import call, kept_random_state
+from paretune.data import call, kept_random_state, map_tensors
 from paretune.prune._capture.capture import evaluating, in_words
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Relative to the largest output. What is above it in float32 may still be rounding: it is judged in float64."""
+_ROUNDED, _COARSE = 1e-6, 1e-2
+"""In float64, of models that take a norm or a softmax in float32 anyway; and where there is no float64."""
 _FILLED = 1e5
 """Outputs of this size that stay as they are may have been filled in, to mask something."""
 
@@ -56,6 +59,23 @@ def difference(
             other = f"it computes another function than the masked model (relative difference {gap:.1e})"
             return Difference(other, in_values=True)
     return None
+
+
+def mistaken(model: nn.Module, graph: nn.Module, example: Any) -> str:
+    """Return in words how a captured graph differs from its model, "" where it does not but for rounding."""
+    expected = outputs(model, example)
+    found = difference(expected, graph, example)
+    if found is not None and found.in_values:
+        again = outputs(model, example, seed=1)
+        if any(relative_gap(a, b) > 1e-6 for a, b in zip(expected, again, strict=True)):
+            return ""  # it draws random numbers, and not all in the same order
+        try:
+            wide = map_tensors(lambda t: t.double() if t.dtype == torch.float32 else t, example)
+            models = [copy.deepcopy(each).double() for each in (model, graph)]
+            found = difference(outputs(models[0], wide), models[1], wide, _ROUNDED)
+        except (RuntimeError, TypeError, ValueError):  # float32 that is written in the code, or no float64 there
+            found = difference(expected, graph, example, _COARSE)
+    return "" if found is None else f"the captured graph is not the model ({found.words})"
 
 
 def relative_gap(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -19,7 +19,7 @@ from torch import fx, nn
 from paretune.cuts import Cuts, replay
 from paretune.data import call, kept_random_state, map_tensors, tensors_of
 from paretune.errors import SurgeryError
-from paretune.graphs import to_json
+from paretune.graphs import from_json, placed, to_json
 from paretune.prune._capture.capture import evaluating, in_words, unused, user_line
 from paretune.prune._capture.given import copied, require_values, unchanged
 from paretune.prune._capture.graph import flattened, named_arguments
@@ -31,6 +31,7 @@ from paretune.prune._surgery.random_weights import at_random
 from paretune.prune._surgery.rewrite import rewrite
 from paretune.prune._surgery.scalars import changed, scalars_of
 from paretune.prune._surgery.surgery import Keep, make_cuts
+from paretune.prune._training_mode import trains_otherwise
 
 if TYPE_CHECKING:
     from paretune.prune._analysis import Analysis
@@ -97,6 +98,12 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
             problem = str(error)
         if form == "module":
             raise NotFollowedError(problem)
+    if other := analysis.miscaptured:
+        raise SurgeryError(
+            f"{other}: what forward does is not all in it (it asks whether it is compiled, or switches autocast "
+            "on, or has other weights in train mode: give it in eval mode then). Let it do the same there, or "
+            "protect what the cut needs changed"
+        )
     expected = expected or masked_outputs(analysis, keep)
     pruned = replay(copied(model), cuts)
     graph = rewrite(pruned, analysis.captured, state, keep, analysis.numbers)
@@ -113,9 +120,23 @@ def deliver(analysis: Analysis, keep: Keep, form: str = "auto") -> tuple[nn.Modu
     notes = [f"the result is the captured graph, rewritten{why}"]
     if analysis.numbers is None:
         notes.append(f"it runs at a batch of {analysis.captured.batch} only: the model's code fixes its batch")
+    if placed_names := [name for name, _ in model.named_modules() if placed(name) != name]:
+        names = ", ".join(f"{name} as {placed(name)}" for name in placed_names[:3])
+        notes.append(f"a graph has names that are its own, and calls {names}")
+    if other := trains_otherwise(model, untouched(analysis), analysis.captured.example):
+        notes.append(f"in training the graph is not what the model's code is: {other}")
     if lost := flattened(analysis.captured):
         notes.append(f"it returns the tensors of {', '.join(lost)} in a tuple: a graph cannot build that")
     return replay(copied(model), manifest), manifest, tuple(notes)
+
+
+def untouched(analysis: Analysis) -> fx.GraphModule | None:
+    """Return the graph of the uncut model as it would be delivered; None where that would take too much memory."""
+    if analysis.params > _LARGEST_TWICE:
+        return None
+    model = copied(analysis.model)
+    graph = rewrite(model, analysis.captured, analysis.couplings, analysis.everything, analysis.numbers)
+    return from_json(model, to_json(graph, own_names(model)))
 
 
 def require_own_forward(analysis: Analysis) -> None:

@@ -7,6 +7,7 @@ not tell the batch from an axis of size 1.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from paretune.cuts import forget
-from paretune.data import call, map_tensors, shapes_of, tensors_of
+from paretune.data import call, kept_random_state, map_tensors, shapes_of, tensors_of
 from paretune.errors import InputError, SurgeryError
 from paretune.prune._capture.decompose import Known, decompose, inline
 from paretune.prune._capture.fixed_flow import Read, depends, reading, reads_of
@@ -63,8 +64,8 @@ def capture(model: nn.Module, example: Any, known: Known = bool) -> Capture:
     example = on_device_of(model, example)
     with evaluating(model):
         captured = replace(_capture(model, example), known=known)
-    decompose(captured.program.graph, known)
-    if not unused(captured.program):
+        decompose(captured.program.graph, known)
+    if not unused(captured.program) and not returns_otherwise(model, captured):
         return captured
     with evaluating(model, False):
         try:
@@ -73,6 +74,34 @@ def capture(model: nn.Module, example: Any, known: Known = bool) -> Capture:
             return captured
     decompose(training.graph, known)
     return replace(captured, training=training)
+
+
+def returns_otherwise(model: nn.Module, captured: Capture) -> bool:
+    """Tell whether a model's own code gives other tensors in train mode than in eval mode.
+
+    It is run for that where some class that is not torch's speaks of `training`.
+    """
+    kinds: set[Any] = {type(module) for module in model.modules()}
+    if not any(_speaks_of_training(kind) for kind in kinds):
+        return False
+    (returned,) = captured.program.graph.output_node().args
+    expected = [tuple(n.meta["val"].shape) for n in tree_leaves(returned) if isinstance(n, fx.Node)]
+    with evaluating(model, False), kept_random_state():
+        try:
+            found = call(model, captured.example)
+        except Exception:  # targets that only training takes
+            return False
+    return [tuple(leaf.shape) for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)] != expected
+
+
+@cache
+def _speaks_of_training(kind: type[Any]) -> bool:
+    if kind.__module__.startswith("torch."):
+        return False
+    try:
+        return "training" in inspect.getsource(kind)
+    except (OSError, TypeError):  # made by code that is not in a file
+        return False
 
 
 def _capture(model: nn.Module, example: Any) -> Capture:
@@ -257,7 +286,7 @@ def another_batch(model: nn.Module, captured: Capture) -> tuple[torch.export.Exp
             program = _export(model, map_tensors(longer, captured.example), bool(captured.reads))
         except Exception:  # a batch that is fixed in the model's code
             return None
-    decompose(program.graph, captured.known)
+        decompose(program.graph, captured.known)  # without gradients, as the first time
     return program, batch + 1
 
 

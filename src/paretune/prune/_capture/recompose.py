@@ -1,4 +1,5 @@
-"""Operators that `run_decompositions` makes of whole ones become those again, which have rules.
+"""Operators that `run_decompositions` makes of whole ones become those again, which have rules; and `torch.max` of
+two tensors what it is.
 
 A captured graph holds them where the user's code calls them (`torch.convolution`, `torch.native_layer_norm`) or is
 a decomposed graph itself. One of which more than the first result is read stays.
@@ -73,8 +74,14 @@ def _batch_norm(given: dict[str, Any]) -> Call:
     return aten.batch_norm.default, (*parts, False, given["momentum"], given["eps"], False)
 
 
+def _elementwise(packet: Any) -> Callable[[dict[str, Any]], Call]:
+    return lambda given: (packet.default, tuple(given.values()))
+
+
 _WHOLE: dict[Any, Callable[[dict[str, Any]], Call | None]] = {
     aten.convolution.default: _convolution,
+    aten.max.other: _elementwise(aten.maximum),  # of two tensors, where `max` of one is a reduction
+    aten.min.other: _elementwise(aten.minimum),
     aten.native_layer_norm.default: _layer_norm,
     aten.native_group_norm.default: _group_norm,
     aten._native_batch_norm_legit_no_training.default: _batch_norm,

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from paretune.graphs import placed
 from paretune.prune._couplings.couplings import Couplings, Slice, arguments
 from paretune.prune._couplings.groups import Group
 from paretune.prune._couplings.operators import operator_of
@@ -85,7 +86,7 @@ def norms(state: Couplings) -> list[Slice]:
 
 def tensor_of(model: nn.Module, name: str) -> Tensor:
     """Return a parameter or buffer by its dotted name."""
-    owner, _, leaf = name.rpartition(".")
+    owner, _, leaf = (placed(name) if isinstance(model, fx.GraphModule) else name).rpartition(".")
     tensor: Tensor = getattr(model.get_submodule(owner), leaf)
     return tensor
 

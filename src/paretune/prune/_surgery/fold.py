@@ -8,6 +8,8 @@ again; the notes of the result say so.
 
 from __future__ import annotations
 
+import operator
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -45,19 +47,24 @@ def computed_weights(captured: Capture) -> list[fx.Node]:
     inputs = {placeholders[name] for name in captured.program.graph_signature.user_inputs if name in placeholders}
     computed: dict[fx.Node, bool] = {}
     """Nodes that depend on no input -> whether they are more than a parameter in another order."""
+    learned: set[fx.Node] = set()
+    """Those of them that depend on a parameter: a fixed filter is a constant as it is."""
     for node in captured.program.graph.nodes:
         if node.op == "placeholder" and node not in inputs:
             computed[node] = False
+            learned |= {node} if node.name in captured.program.graph_signature.inputs_to_parameters else set()
         elif node.op == "call_function" and all(source in computed for source in node.all_input_nodes):
             changes = any(computed[source] for source in node.all_input_nodes)
-            computed[node] = changes or operator_of(node) not in _REARRANGING
+            moved = operator_of(node) in _REARRANGING or node.target is operator.getitem
+            computed[node] = changes or not moved
+            learned |= {node} if not learned.isdisjoint(node.all_input_nodes) else set()
     weights = [
         weight
         for node in captured.program.graph.nodes
         if operator_of(node) in _WEIGHTED
         and isinstance(weight := node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None), fx.Node)
         and computed.get(weight)
-        and weight.all_input_nodes
+        and weight in learned
     ]
     return list(dict.fromkeys(weights))
 
@@ -73,7 +80,8 @@ def fold_computed(
         recipe, parameters = _recipe(model, captured, weight)
         value = folded_weight(recipe)
         alike = [name for name, tensor in parameters.items() if tensor.shape == value.shape]
-        name = alike[0] if len(alike) == 1 else f"{next(iter(parameters))}_folded"
+        own = len(alike) == 1 and _alone(weight) and alike[0] not in recipes
+        name = alike[0] if own else _free(f"{next(iter(parameters))}_folded", {*known, *recipes})
         folded[weight] = name, value
         recipes[name] = to_json(recipe, known)
     everything = np.ones(state.units.count, bool)
@@ -85,16 +93,33 @@ def fold_computed(
     return module, nodes
 
 
-def _recipe(
-    model: nn.Module, captured: Capture, weight: fx.Node
-) -> tuple[fx.GraphModule, dict[str, nn.Parameter]]:
-    """Return a module without inputs that computes a weight, and the parameters that it is computed from."""
+def _alone(weight: fx.Node) -> bool:
+    """Tell whether what a weight is computed from is used for nothing else: its name is free then."""
+    needed = _needed(weight)
+    return all(user in needed for node in needed - {weight} for user in node.users)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Return a name that is not taken: this one, or with a number behind it."""
+    return next(each for each in chain((name,), (f"{name}_{n}" for n in count(2))) if each not in taken)
+
+
+def _needed(weight: fx.Node) -> set[fx.Node]:
+    """Return a node and all that it is computed from."""
     needed, pending = {weight}, [weight]
     while pending:
         for source in pending.pop().all_input_nodes:
             if source not in needed:
                 needed.add(source)
                 pending.append(source)
+    return needed
+
+
+def _recipe(
+    model: nn.Module, captured: Capture, weight: fx.Node
+) -> tuple[fx.GraphModule, dict[str, nn.Parameter]]:
+    """Return a module without inputs that computes a weight, and the parameters that it is computed from."""
+    needed = _needed(weight)
     builder = Builder(model, captured, inputs=False)
     for node in captured.program.graph.nodes:
         if node in needed and node.op == "call_function":

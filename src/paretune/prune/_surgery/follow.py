@@ -56,10 +56,13 @@ Lengths = dict[int, set[int]]
 
 
 class _Number:
-    """One attribute that holds an old width, and what it may have to be."""
+    """One attribute that holds an old width, and what it may have to be.
 
-    def __init__(self, path: str, module: nn.Module, name: str, options: list[Any]) -> None:
-        self.path, self.module, self.name = path, module, name
+    open: whether other axes of that length stayed, so that it may be one of those (the size of an image).
+    """
+
+    def __init__(self, path: str, module: nn.Module, name: str, options: list[Any], open_: bool) -> None:
+        self.path, self.module, self.name, self.open = path, module, name, open_
         self.old, self.options = getattr(module, name), options
 
     @property
@@ -83,10 +86,10 @@ def follow(
     Where it never runs a SurgeryError says what went wrong first, at which line.
 
     What a width may have become is read off the axes inside the module that holds it. Where it became one thing
-    only, it is set; else the choices are tried where the forward fails, for all like modules at once. A number may
-    merely equal a width (a count of rounds, as many heads as each is wide): where the model runs and computes
-    something else, the caller asks for the next choice. That sets only what the forward fails without; those
-    behind it differ from the first in a few numbers.
+    only, and no axis of that length stayed, it is set; else the choices are tried where the forward fails, for all
+    like modules at once. A number may merely equal a width (a count of rounds, as many heads as each is wide):
+    where the model runs and computes something else, the caller asks for the next choice. That sets only what the
+    forward fails without; those behind it differ from the first in a few numbers.
     macs: what one run of the forward costs, all samples together.
     """
     fake = macs > _CHEAP
@@ -98,7 +101,8 @@ def follow(
     problem = ""
     for sparing in (False, True) if kinds else (True,):
         for like in kinds:
-            _set(like, like[0].options[0] if len(like[0].options) == 1 and not sparing else like[0].old)
+            sure = len(like[0].options) == 1 and not sparing and not any(number.open for number in like)
+            _set(like, like[0].options[0] if sure else like[0].old)
         trials = _Trials(pruned, captured.example, fake, _MORE_TRIALS if sparing else _TRIALS)
         problem = _settle(trials, kinds, sparing)
         values = [like[0].value for like in kinds]
@@ -275,7 +279,9 @@ def _numbers(model: nn.Module, lengths: dict[str, Lengths]) -> list[_Number]:
             continue
         for name, value in vars(module).items():
             if name not in OF_EVERY_MODULE and (options := _options(value, lengths[path])):
-                found.append(_Number(path, module, name, options))
+                sizes = [value] if type(value) is int else value
+                stays = any(size in lengths[path].get(size, ()) for size in sizes)
+                found.append(_Number(path, module, name, options, stays))
     return found
 
 

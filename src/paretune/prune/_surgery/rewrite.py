@@ -189,7 +189,9 @@ class _Rewriter(Builder):
                 return True
         if name in ("dropout", "feature_dropout") and call.get("train") is False:
             path = f"dropout_{len(self.graph.nodes)}"
-            self._module(call, path, nn.Dropout(call.get("p")))
+            rank = len(call.axes("input"))
+            kind = {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}.get(rank) if name != "dropout" else None
+            self._module(call, path, (kind or nn.Dropout)(call.get("p")))
             return True
         return False
 
@@ -331,14 +333,16 @@ def _select(call: _Call) -> None:
 
 
 def _parts(call: _Call) -> Any:
-    """Chunks and splits become a split into the lengths that stay."""
+    """Chunks and splits become a split into the lengths that stay; of copies where it was one."""
     axes = call.axes("self")
     dim = call.dim("dim", len(axes))
     if not call.rewriter.changed(axes[dim]):
         return None
     lengths = [call.rewriter.count(part[dim]) for part in call.rewriter.state.values[call.node]]
     value = call.rewriter.copies[call.get("self")]
-    return call.rewriter.call(aten.split_with_sizes.default, value, lengths, dim)
+    copies = operator_of(call.node).startswith("unsafe")
+    split = aten.unsafe_split_with_sizes if copies else aten.split_with_sizes
+    return call.rewriter.call(split.default, value, lengths, dim)
 
 
 def _pad(call: _Call) -> None:
@@ -388,6 +392,8 @@ def _attention(call: _Call) -> None:
 def _groups(call: _Call) -> None:
     groups = call.get("groups")
     channels = call.axes("input")[-len(call.axes("weight")) + 1]
+    if isinstance(groups, PerSample):  # as many as there are samples, whatever is cut
+        return
     if groups > 1 and groups == len(channels):
         call.put("groups", call.rewriter.count(channels))
 

@@ -199,9 +199,11 @@ def transform(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> Axe
     """Fourier transforms: axes that are transformed are pinned, the others pass."""
     axes, shape = state.axes(arguments["self"]), [int(size) for size in node.meta["val"].shape]
     dims = arguments.get("dim", -1)
-    last = (
-        range(len(axes) - 2, len(axes)) if dims is None else (dims if isinstance(dims, list | tuple) else [dims])
-    )
+    if dims is None:  # the last two of a transform of two, all of one of n, or as many as it has sizes
+        every, sizes = operator_of(node).endswith("n"), arguments.get("s")
+        count = len(axes) if every and sizes is None else len(sizes) if sizes is not None else 2
+        dims = range(len(axes) - count, len(axes))
+    last = [dims] if isinstance(dims, int) else dims
     out = list(axes)
     for dim in (axis_index(d, len(axes)) for d in last):
         state.pin(node, axes[dim], "transforms this axis")

@@ -139,6 +139,8 @@ def recurrent(state: Couplings, node: fx.Node, arguments: dict[str, Any]) -> lis
     x, weights = state.axes(arguments["input"]), list(arguments["params"])
     if len(x) != 3 or arguments.get("batch_first") is None:
         raise NoRule
+    if isinstance(arguments["hx"], list | tuple) and len({shape_of(s)[-1] for s in arguments["hx"]}) > 1:
+        raise NoRule  # a projection: what the next step reads is not what the cell holds
     states = arguments["hx"] if isinstance(arguments["hx"], list | tuple) else [arguments["hx"]]
     per_cell = 4 if arguments["has_biases"] else 2
     cells = [weights[start : start + per_cell] for start in range(0, len(weights), per_cell)]
