@@ -445,7 +445,7 @@ def numbers(value: Any) -> Any:
         return {key: numbers(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [numbers(each) for each in value]
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[0-9]+[eE][-+]?[0-9]+", value):
+    if isinstance(value, str) and re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+", value):
         return float(value)
     return value
 

@@ -317,7 +317,10 @@ def test_the_front_of_several_objectives_is_a_table_and_a_drawing(cli, study):
 
 def test_what_came_nearest_is_told_where_nothing_holds(cli, study):
     (study / "study.yaml").write_text(STUDY + 'constraints: {size: "<= 4"}\n')
-    assert cli("search", "run", "study.yaml").exit_code == 0
+    assert cli("search", "run", "study.yaml").exit_code == 3
+    assert cli("search", "best", "study.yaml").exit_code == 3
+    pasted = cli("search", "best", "study.yaml", "--format", "yaml").stdout
+    assert all(line.startswith("# ") for line in pasted.splitlines())
     told = cli("search", "best", "study.yaml").stdout
     assert re.match(r"no run holds the constraints; nearest is run \d+ at budget 9: size 8 misses <= 4 by 4", told)
     assert json.loads(cli("search", "best", "study.yaml", "--json").stdout)["state"] == "infeasible"
@@ -335,5 +338,23 @@ def test_what_came_nearest_is_told_where_nothing_holds(cli, study):
 )
 def test_mistakes_in_goals_are_told_with_their_line(cli, study, line, said):
     (study / "study.yaml").write_text(STUDY + line + "\n")
+    result = cli("search", "check", "study.yaml")
+    assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("method: ", "name: y\nmethod: ", "name is there twice, in line 2 and 9"),
+        ("x: {float: [0, 1]}", "x: [0, 1]", "study.yaml:5: space: x: [0, 1] is a list; say of what"),
+        ("budget: ", "timeout: soon\nbudget: ", "timeout='soon' must be a time"),
+        ("budget: ", "memory: 4GB\nbudget: ", "memory='4GB' must be a whole number"),
+        ("budget: ", "storage: study.db\nbudget: ", "storage: 'study.db' must be a URL"),
+    ],
+)
+def test_more_mistakes_are_told_with_their_line(cli, study, old, new, said):
+    text = STUDY.replace(old, new, 1)
+    assert text != STUDY
+    (study / "study.yaml").write_text(text)
     result = cli("search", "check", "study.yaml")
     assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output

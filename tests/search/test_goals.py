@@ -218,8 +218,9 @@ def test_a_configuration_of_which_a_repeat_fails_has_failed():
         return config["x"]
 
     result = minimize(fails, Space({"x": Float(0, 1)}), "random", budget=12, repeats=3)
-    assert len({t.config_number for t in result.trials}) == 4 and sum(bool(t.error) for t in result.trials) == 1
+    assert len({t.config_number for t in result.trials}) == 5 and sum(bool(t.error) for t in result.trials) == 1
     runs = [t for t in result.trials if t.config_number == 0]
+    assert len(runs) == 2, "what has failed has no more repeats"
     assert mean_of(runs).loss == math.inf and mean_of(runs).error == "ValueError: diverged"
     assert result.best.config_number != 0
 
@@ -318,3 +319,12 @@ def test_an_outcome_is_judged_once():
     largest = goals_of({"size": "max"}).judge(outcome_of({"loss": 0.5, "size": 2}, 1.0))
     assert largest == Outcome(-2.0, 1.0, {"loss": 0.5, "size": 2.0})
     assert goals_of("size").judge(outcome_of({"size": 2}, 1.0)) == Outcome(2.0, 1.0, {"size": 2.0})
+
+
+@pytest.mark.parametrize("method", ["random", "bayes", "optuna.TPESampler", {"bohb": {"min": 1, "max": 9}}])
+@pytest.mark.parametrize("way", ["min", "max"])
+def test_one_objective_of_another_name(method, way):
+    sign = 1 if way == "min" else -1
+    loss = lambda config: {"score": sign * (config["x"] - 0.3) ** 2}  # noqa: E731
+    result = minimize(loss, {"x": Float(0, 1)}, method, 25, objectives={"score": way})
+    assert len(result.trials) == 25 and abs(result.config["x"] - 0.3) < 0.3

@@ -69,3 +69,13 @@ def test_brackets_shrink_by_eta_and_end_at_the_top(rungs, eta):
 def test_bad_input(how, said):
     with pytest.raises(InputError, match=said):
         ladder(*how)
+
+
+def test_a_budget_is_what_is_written():
+    """0.1 is a tenth, though in binary it is a little more."""
+    assert ladder(0.1, 0.9) == pytest.approx((0.1, 0.3, 0.9)) and ladder(0.05, 0.45) == pytest.approx(
+        (0.05, 0.15, 0.45)
+    )
+    assert ladder(0.2, 1.8) == pytest.approx((0.2, 0.6, 1.8))
+    with pytest.raises(InputError, match=r"min=40 leaves a single rung .* at most min=27"):
+        ladder(40, 81)

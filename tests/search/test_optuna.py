@@ -162,7 +162,7 @@ def test_a_sampler_of_one_objective_is_told_ranks(monkeypatch):
         return {}
 
     monkeypatch.setattr(optuna.samplers.RandomSampler, "sample_relative", one)
-    with pytest.raises(ValueError, match="multi-objective"):
+    with pytest.raises(InputError, match=r"RandomSampler of Optuna: .*multi-objective"):
         minimize(traded, SPACE, "optuna.RandomSampler", budget=9, **GOALS)
     monkeypatch.setattr(samplers, "RANKED", ("RandomSampler",))
     assert len(minimize(traded, SPACE, "optuna.RandomSampler", budget=9, **GOALS).trials) == 9

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune.errors import InputError
-from paretune.search import when
-from paretune.search._space.predicates import all_of, predicate
+from paretune.search import Float, Ordered, Space, when
+from paretune.search._space.predicates import all_of, compared, predicate
 
 LEAVES = st.sampled_from(
     ["a > 2", "b <= a", "a + b * 2 == 7", "a in [1, 2]", "b not in (3, 4)", "-a < 0", "1 < a <= b"]
@@ -84,3 +84,41 @@ def test_bad_input(text, said):
 def test_types_that_do_not_compare_are_told_with_the_values():
     with pytest.raises(InputError, match=r"'a < 3' cannot be evaluated at a='x'"):
         predicate("a < 3")({"a": "x"})
+
+
+def test_what_is_behind_the_first_that_decides_is_not_looked_at():
+    assert not predicate("n > 0 and x / n > 0.4")({"n": 0, "x": 1})
+    assert predicate("n == 0 or x / n > 0.4")({"n": 0, "x": 1})
+    assert not predicate("a != 'auto' and a > 1")({"a": "auto"})
+
+
+@pytest.mark.parametrize("name", ["weight-decay", "lambda", "class", "my opt", "classifier:__choice__"])
+def test_names_that_are_none_of_pythons_are_written_in_backticks(name):
+    for rule in (when(name, "sgd"), when(name, "sgd", 2), compared(name, "!=", 3)):
+        again = predicate(rule.text)
+        assert again.names == {name} and again.equal == rule.equal
+        assert [again({name: value}) for value in ("sgd", 2, 3)] == [
+            rule({name: value}) for value in ("sgd", 2, 3)
+        ]
+    assert predicate(f"`{name}` > 2 and x < 1")({name: 3, "x": 0})
+
+
+def test_texts_have_no_order():
+    """As sizes small < medium; by the alphabet it is the other way round."""
+    sizes = {"size": Ordered(["small", "medium", "large"]), "x": Float(0, 1)}
+    with pytest.raises(InputError, match=r"size has texts for values.*size in \['small', 'medium'\]"):
+        Space(sizes, forbid=["size > 'small'"])
+    with pytest.raises(InputError, match=r"x: when .*size has texts"):
+        Space({"size": sizes["size"], "x": Float(0, 1, when="'small' < size")})
+    assert Space({"size": Ordered([8, 16])}, forbid=["size > 8"]).allowed({"size": 8})
+
+
+def test_another_function_is_another_rule():
+    rules = [predicate(each) for each in (lambda x: x > 0.5, lambda x: x > 0.7, lambda x: x > 0.5)]
+    assert rules[0] == rules[2] != rules[1]
+
+
+@pytest.mark.parametrize("given", [True, 3, {"a": 1}])
+def test_a_condition_is_a_text_or_several(given):
+    with pytest.raises(InputError, match=r"when=.* must be a condition"):
+        Float(0, 1, when=given)

@@ -8,13 +8,14 @@ import random
 import sqlite3
 from contextlib import closing
 
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune.errors import InputError, RunError
 from paretune.methods import registry
-from paretune.search import Categorical, Float, Int, Limits, Space, minimize, replay, resume, when
+from paretune.search import Beta, Categorical, Float, Int, Limits, Space, minimize, replay, resume, when
 from paretune.search._study.definition import plan_to_json
 from paretune.search._study.events import Events
 from paretune.search._study.executors import Executor, Lost
@@ -262,3 +263,46 @@ def test_each_kind_of_failure_has_its_traceback_once():
     told = [fields["traceback"] for fields in failed if "traceback" in fields]
     assert len(failed) > 3 and len(told) == 2
     assert any("raise ValueError" in text for text in told) and any("returned nothing" in text for text in told)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_repeats_are_replayed(seed, tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    minimize(lambda config: config["x"], {"x": Float(0, 1)}, "bayes", 45, storage=url, repeats=3, seed=seed)
+    assert replay(url).same
+
+
+def test_another_order_of_parameters_is_the_same_study(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    space = {"x": Float(0, 1), "y": Float(0, 1), "z": Int(1, 9)}
+    loss = lambda config: config["x"] + config["y"] ** 2  # noqa: E731
+    minimize(loss, space, {"bohb": {"min": 1, "max": 9}}, 20, storage=url)
+    minimize(loss, dict(reversed(space.items())), {"bohb": {"min": 1, "max": 9}}, 40, storage=url)
+    assert replay(url).same
+
+
+def test_a_prior_over_a_range_of_its_own_is_kept(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    space = {"x": Float(0, 1, prior=Beta(2, 2, 0.2, 0.4))}
+    minimize(lambda config: config["x"], space, "random", 10, storage=url)
+    assert replay(url).same
+    with pytest.raises(InputError, match="has another"):
+        minimize(lambda config: config["x"], space, {"random": {"quasi": True}}, 20, storage=url)
+    other = {"x": Float(0, 1, prior=Beta(2, 2, 0.6, 0.8))}
+    minimize(lambda config: config["x"], other, "random", 12, storage=url)
+    assert "study@2" in optuna.get_all_study_names(url), "it is another space"
+    with pytest.raises(InputError, match=r"low=0.4 must be below high=0.4"):
+        Beta(2, 2, 0.4, 0.4)
+
+
+def test_rules_that_are_functions_are_given_again(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    space = Space({"x": Float(0, 1), "y": Float(0, 1)}, forbid=[lambda x, y: x > y])
+    loss = lambda config: config["x"]  # noqa: E731
+    minimize(loss, space, "random", 5, storage=url)
+    with pytest.raises(InputError, match=r"rule <lambda>\(x, y\), a function, which is not stored.*space="):
+        resume(loss, url, 9)
+    assert len(resume(loss, url, 9, space=space).trials) == 9
+    for seed in (1, -1, "a", None, 1.5):
+        with pytest.raises(InputError, match="seed"):
+            resume(loss, url, 12, space=space, seed=seed)

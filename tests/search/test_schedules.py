@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from paretune.search._schedule.ladder import brackets
 from paretune.search._schedule.schedules import Flat, Halving, Hyperband, Job, NothingFits, Past
+from paretune.search.samplers import Bohb
 
 MAKE = {
     "hyperband": lambda: Hyperband(3, 3),
@@ -287,3 +288,27 @@ def test_the_nearest_bracket_that_fits_is_opened_and_the_others_later_by_hand():
     assert flat.next() == Job(0, 0)
     with pytest.raises(NothingFits):
         flat.next(lambda rung, config: False)
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (1, 4), (2, 1), (4, 1)])
+def test_a_study_goes_on_with_another_number_of_workers(first, then):
+    """Hyperband counts its brackets through all rounds, where the asynchronous schedule has those of one."""
+    sampler = Bohb(min=1, max=9)
+    generator, past, losses = np.random.default_rng(0), [], {}
+    schedule = sampler.schedule(first)
+    for _ in range(80):
+        job = schedule.next()
+        config = len(losses) if job.config is None else job.config
+        loss = losses.setdefault(config, float(generator.random()))
+        schedule.tell(job, config, loss)
+        past.append(Past(config, job.rung, job.bracket, loss))
+    following = sampler.schedule(then)
+    following.restore(past)
+    for _ in range(60):
+        job = following.next()
+        config = len(losses) if job.config is None else job.config
+        assert (config, job.rung) not in {(run.config, run.rung) for run in past}
+        loss = losses.setdefault(config, float(generator.random()))
+        following.tell(job, config, loss)
+        past.append(Past(config, job.rung, job.bracket, loss))
+    assert sum(run.rung == 2 for run in past) > 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune.errors import InputError
-from paretune.search import Categorical, Constant, Float, Int, Normal, Ordered, Space, when
+from paretune.search import (
+    Categorical,
+    Constant,
+    Float,
+    Int,
+    Normal,
+    Ordered,
+    Space,
+    minimize,
+    replay,
+    resume,
+    when,
+)
 from paretune.search._space.space import key
 
 
@@ -194,3 +207,43 @@ def test_bad_configurations(config, said):
     )
     with pytest.raises(InputError, match=said):
         space.row(config)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step"),
+    [(0, math.pi, math.pi / 8), (0, 2 / 3, 1 / 3), (1 / 3, 1, 1 / 3), (-1 / 7, 1 / 7, 1 / 49), (0, 1, 0.1)],
+)
+@pytest.mark.parametrize("method", ["random", "grid", "bayes", "optuna.NSGAIISampler"])
+def test_steps_whose_ends_have_many_digits(low, high, step, method):
+    result = minimize(lambda config: config["x"], {"x": Float(low, high, step=step)}, method, 40)
+    assert len(result.trials) == round((high - low) / step) + 1
+    assert all(low <= trial.config["x"] <= high for trial in result.trials)
+
+
+@pytest.mark.parametrize("method", ["random", "bayes", "optuna.TPESampler"])
+def test_values_that_are_lists_or_of_numpy(method, tmp_path):
+    """They are stored as plain JSON, and come back as the same."""
+    space = {
+        "betas": Categorical([(0.9, 0.999), (0.8, 0.99), (0.5, 0.9)]), "size": Ordered(np.array([8, 16]).tolist()),
+        "n": Categorical([np.int64(1), np.int64(2)]), "kernel": Constant((3, 3)), "x": Float(0, 1),
+    }  # fmt: skip
+    url = f"sqlite:///{tmp_path}/study.db"
+    loss = lambda config: config["x"] + config["betas"][0] + config["n"]  # noqa: E731
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        minimize(loss, space, method, 14, storage=url)
+    result = resume(loss, url, 20)
+    assert len(result.trials) == 20 and result.config["kernel"] == [3, 3]
+    assert {tuple(trial.config["betas"]) for trial in result.trials} <= {(0.9, 0.999), (0.8, 0.99), (0.5, 0.9)}
+    assert replay(url).same
+
+
+def test_what_cannot_be_stored_is_refused_where_it_is_given():
+    with pytest.raises(InputError, match="Categorical: <built-in function max> cannot be stored"):
+        Categorical([max, min])
+    with pytest.raises(InputError, match=r"Constant: .* cannot be stored"):
+        Constant(object())
+    with pytest.raises(InputError, match="too wide for float64"):
+        Float(-1e308, 1e308)
+    with pytest.raises(InputError, match="weights=3 must be a list of numbers"):
+        Categorical(["a", "b"], weights=3)

@@ -13,7 +13,7 @@ import pytest
 
 from paretune.errors import InputError, RunError
 from paretune.search import Float, minimize
-from paretune.search._study import database, storage
+from paretune.search._study import database, opening
 from paretune.search._study.database import holders
 from paretune.search._study.salvage import salvaged
 
@@ -64,7 +64,7 @@ def go_on(url, budget=8, objective=bowl):
 
 
 def test_locked_by_another_process(url, study, monkeypatch):
-    monkeypatch.setattr(storage, "TIMEOUT", 0.5)
+    monkeypatch.setattr(opening, "TIMEOUT", 0.5)
     monkeypatch.setattr(database, "TIMEOUT", 0.5)
     before = rows(study)
     holder = subprocess.Popen(
@@ -103,12 +103,12 @@ def test_a_lock_that_is_let_go_is_waited_for(url, study):
 def limited(monkeypatch, pragma):
     """Let every connection of a study begin with a pragma."""
 
-    class Limited(storage._Relaxed):
+    class Limited(opening._Relaxed):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.execute(pragma).close()
 
-    monkeypatch.setattr(storage, "_Relaxed", Limited)
+    monkeypatch.setattr(opening, "_Relaxed", Limited)
 
 
 def test_a_full_disk_ends_the_study_and_keeps_what_is_finished(url, study, monkeypatch):

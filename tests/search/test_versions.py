@@ -200,3 +200,14 @@ def test_inside_is_what_the_range_says(low, width, x, n):
     space = Space({"x": Float(low, low + width), "n": Int(0, 9)})
     config = {"x": x, "n": n}
     assert inside(space, config) == (config if low <= x <= low + width and 0 <= n <= 9 else None)
+
+
+def test_a_name_that_looks_like_a_version_is_a_study_of_its_own(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    minimize(lambda config: config["x"], {"x": Float(0, 1)}, "random", 5, storage=url, name="resnet@50")
+    result = minimize(lambda config: config["x"], {"x": Float(0, 2)}, "random", 4, storage=url, name="resnet")
+    assert len(result.trials) == 4
+    again = minimize(lambda config: config["x"], {"x": Float(0, 3)}, "random", 4, storage=url, name="resnet")
+    assert len(again.trials) > 4
+    names = set(optuna.get_all_study_names(url))
+    assert names == {"resnet@50", "resnet", "resnet@2"}

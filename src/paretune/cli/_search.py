@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from paretune.cli._exit import INFEASIBLE
 from paretune.cli._flow import show_run
 from paretune.cli._screen import Choice, Command, Screen, command
 from paretune.cli._study import STUDY, asked_by, check, found_in, opened, replay, report, runs_of
@@ -74,7 +75,7 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None, st
         result = minimize(asked.objective, asked.space, asked.sampler, limits, listen=listen, **how)
     if recipe is None or asked.folder is None:
         _show(screen, result)
-        return 0
+        return _code(result)
     folder, full = asked.folder, asked.sampler.budgets[-1]
     screen.say(f"{len(result.trials)} runs, ended by {result.ended}")
     return show_run(screen, folder, lambda emit: run_best(recipe, result, full, folder, emit))
@@ -90,7 +91,7 @@ def run(screen: Screen, study: Path, budget: str | None, workers: int | None, st
 @JOIN
 def resume(
     screen: Screen, storage: str, objective: str, name: str, budget: str, workers: int, strict: bool, join: bool
-) -> None:
+) -> int:
     """Go on with a study that is in STORAGE (sqlite:///study.db), by OBJECTIVE (path/to/file.py:function) alone.
 
     Its space, method and seed are those that it was begun with.
@@ -104,6 +105,7 @@ def resume(
     with study_progress(sys.stderr, quiet=screen.quiet) as listen:
         result = go_on(Reference(objective), storage, much, listen=listen, **how)
     _show(screen, result)
+    return _code(result)
 
 
 @command("status")
@@ -146,15 +148,21 @@ def status(screen: Screen, study: Path) -> None:
     show_default=True,
     help="yaml: the configuration alone, to be pasted.",
 )
-def best(screen: Screen, study: Path, form: str) -> None:
-    """Show the best configuration of STUDY; with several objectives all that no other one beats in each."""
+def best(screen: Screen, study: Path, form: str) -> int:
+    """Show the best configuration of STUDY; with several objectives all that no other one beats in each.
+
+    Exit code 3 where no run holds the constraints.
+    """
     import yaml
 
     *_, found = runs_of(study)
     text = _best(found)
     if form == "yaml" and found.best is not None:
         text = yaml.safe_dump(found.best.config, sort_keys=False)
+    elif form == "yaml":  # what reads it would take the words for a configuration
+        text = "".join(f"# {line}\n" for line in text.splitlines())
     screen.show(found.to_json(), text)
+    return INFEASIBLE if found.nearest is not None else 0
 
 
 @command("export")
@@ -186,6 +194,10 @@ search = _Group(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 assert all(isinstance(each, Command) for each in search.commands.values())
+
+
+def _code(result: Result) -> int:
+    return INFEASIBLE if result.found.nearest is not None else 0
 
 
 def _show(screen: Screen, result: Result) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,7 @@ def check(screen: Screen, study: Path, run_seconds: str | None) -> None:
     from paretune.search._study.limits import seconds
     from paretune.search._study.objective import arity
     from paretune.search._study.plan import expected_runs
+    from paretune.search.samplers import Grid
     from paretune.tuning import Candidate
 
     asked = asked_by(study)
@@ -117,7 +119,11 @@ def check(screen: Screen, study: Path, run_seconds: str | None) -> None:
         asked.objective.check(asked.sampler.budgets)
     count, budgets = asked.space.count, asked.sampler.budgets
     takes = None if run_seconds is None else seconds(run_seconds, "--run-seconds")
-    plan = expected_runs(asked.sampler, asked.limits, asked.workers, takes)
+    limits = asked.limits
+    if isinstance(asked.sampler, Grid):
+        points = len(asked.sampler.grid(asked.space)) * asked.repeats
+        limits = replace(limits, trials=min(points, limits.trials or points))
+    plan = expected_runs(asked.sampler, limits, asked.workers, takes, asked.repeats)
     expected = None if plan["runs"] is None else [row["runs"] for row in plan["rungs"]]
     full = None if expected is None else full_runs(expected, budgets)
     advice = advise(count, budgets, full, takes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,16 +24,30 @@ def distribution_of(parameter: Parameter) -> Any:
     from optuna import distributions
 
     if isinstance(parameter, Float):
-        return distributions.FloatDistribution(
-            parameter.low, parameter.high, log=parameter.log, step=parameter.step
-        )
+        return _float_distribution(parameter)
     if isinstance(parameter, Int):
         return distributions.IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-    return distributions.CategoricalDistribution(parameter.values())
+    return distributions.CategoricalDistribution([stored_value(value) for value in parameter.values()])
+
+
+def stored_value(value: Any) -> Any:
+    """Return a value as Optuna keeps it: lists and mappings, which it knows none of, as their JSON."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 NAMING = ("GridSampler", "PartialFixedSampler")
 """Samplers whose settings name values of parameters."""
+
+
+def _float_distribution(parameter: Float) -> Any:
+    """Return a number's distribution; a step that Optuna, in its decimals, finds too long for the range goes."""
+    from optuna import distributions
+
+    ends = parameter.low, parameter.high
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = distributions.FloatDistribution(*ends, log=parameter.log, step=parameter.step)
+    return found if found.high == parameter.high else distributions.FloatDistribution(*ends)
 
 
 @final
@@ -116,15 +131,24 @@ class Seen:
     def _params(self, config: Config) -> dict[str, Any]:
         """Return the values of a configuration as Optuna sees them."""
         return {
-            name: self._places[name].index(value) if name in self._places else value
+            name: self._places[name].index(value) if name in self._places else stored_value(value)
             for name, value in config.items()
             if name in self._known
         }
 
     def _suggested(self, trial: Any, name: str) -> Any:
-        if name not in self._places:
-            return _suggested(trial, name, self.space[name])
-        return self._places[name][trial.suggest_int(name, 0, len(self._places[name]) - 1)]
+        """Return what a sampler suggests for a parameter, as one of its values."""
+        parameter = self.space[name]
+        if isinstance(parameter, Constant):
+            return parameter.value
+        known = self._known[name]
+        if name in self._places:
+            return self._places[name][trial.suggest_int(name, known.low, known.high)]
+        if isinstance(parameter, Float | Int):
+            suggest = trial.suggest_float if isinstance(parameter, Float) else trial.suggest_int
+            return parameter.nearest(suggest(name, known.low, known.high, log=known.log, step=known.step))
+        texts = [stored_value(value) for value in parameter.values()]
+        return parameter.values()[texts.index(trial.suggest_categorical(name, texts))]
 
     def forget(self) -> None:
         """Take back all that is under way."""
@@ -146,7 +170,9 @@ class Seen:
                 parameter = space[name]
                 if parameter.when is not None and not parameter.when(config):
                     continue
-                config[name] = parameter.decode(parameter.encode(self._suggested(trial, name)))
+                config[name] = self._suggested(trial, name)
+        except ValueError as error:
+            raise InputError(f"{type(self.study.sampler).__name__} of Optuna: {error}") from error
         except ImportError as error:
             raise InputError(
                 f"{type(self.study.sampler).__name__} of Optuna needs {error.name}, which is not installed: "
@@ -167,27 +193,17 @@ class Seen:
                 raise
 
 
-def _suggested(trial: Any, name: str, parameter: Parameter) -> Any:
-    if isinstance(parameter, Constant):
-        return parameter.value
-    if isinstance(parameter, Float):
-        return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-    if isinstance(parameter, Int):
-        return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-    return trial.suggest_categorical(name, parameter.values())
-
-
 def _is_searched(space: Space, name: str) -> bool:
     return not isinstance(space[name], Constant)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Optuna's log to warnings, and be silent about what is experimental in it."""
+    """Keep Optuna's log to errors, and be silent about what is experimental in it."""
     import optuna
 
     before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -50,11 +50,21 @@ def ladder(low: Budget, high: Budget, eta: int = 3) -> tuple[Budget, ...]:
         )
     if not isinstance(eta, int) or isinstance(eta, bool) or eta < 2:
         raise InputError(f"eta={eta!r} must be a whole number of 2 or more: one of eta goes on to the next rung")
-    rungs = [Fraction(high)]
-    while rungs[0] / eta >= Fraction(low):
+    rungs = [_exactly(high)]
+    while rungs[0] / eta >= _exactly(low):
         rungs.insert(0, rungs[0] / eta)
+    if len(rungs) == 1:
+        raise InputError(
+            f"budget: min={low:g} leaves a single rung below max={high:g} with eta={eta}; give at most "
+            f"min={high / eta:g}"
+        )
     whole = isinstance(low, int) and isinstance(high, int)
     return tuple(math.floor(rung + Fraction(1, 2)) if whole else float(rung) for rung in rungs)
+
+
+def _exactly(value: Budget) -> Fraction:
+    """Return a number as it was written: 0.1 is a tenth, which its binary form is not."""
+    return Fraction(value) if isinstance(value, int) else Fraction(repr(float(value)))
 
 
 def amount(budget: Budget | None) -> float:

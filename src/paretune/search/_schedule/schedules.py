@@ -281,7 +281,7 @@ class Halving(Schedule):
             if run.config in seen:
                 self._gone[run.rung - 1].add(run.config)
             else:
-                self._started[run.bracket] += 1
+                self._started[run.bracket % len(self.plan)] += 1  # Hyperband counts its brackets on
             seen.add(run.config)
             if run.loss is not None:
                 self.tell(Job(run.rung, run.bracket), run.config, run.loss)

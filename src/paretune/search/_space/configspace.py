@@ -27,8 +27,10 @@ def read_configspace(given: str | Path | Mapping[str, Any]) -> Space:
     content = given if isinstance(given, Mapping) else _loaded(Path(given))
     try:
         conditions: dict[str, list[Predicate]] = {}
+        ordinals = [each for each in content["hyperparameters"] if each["type"] == "ordinal"]
+        orders = {each["name"]: list(each["sequence"]) for each in ordinals}
         for each in content.get("conditions", ()):
-            conditions.setdefault(_child(each), []).append(_condition(each))
+            conditions.setdefault(_child(each), []).append(_condition(each, orders))
         found = {
             each["name"]: _parameter(each, conditions.get(each["name"])) for each in content["hyperparameters"]
         }
@@ -72,6 +74,8 @@ def _parameter(given: Mapping[str, Any], conditions: Sequence[Predicate] | None)
             prior = Normal(given["mu"], given["sigma"])
         elif shape == "beta":
             prior = Beta(given["alpha"], given["beta"])
+        if given.get("q") is not None:
+            raise InputError(f"ConfigSpace: '{given['name']}' has q={given['q']}; give it a step in paretune")
         how: dict[str, Any] = {"log": bool(given.get("log", False)), "prior": prior, **rest}
         return Float(float(low), float(high), **how) if number == "float" else Int(int(low), int(high), **how)
     if kind == "categorical":
@@ -90,13 +94,20 @@ def _child(given: Mapping[str, Any]) -> str:
     return str(given["child"] if "child" in given else given["conditions"][0]["child"])
 
 
-def _condition(given: Mapping[str, Any]) -> Predicate:
+def _condition(given: Mapping[str, Any], orders: Mapping[str, list[Any]]) -> Predicate:
     kind = given["type"]
     if kind in ("AND", "OR"):
-        parts = tuple(_condition(each) for each in given["conditions"])
+        parts = tuple(_condition(each, orders) for each in given["conditions"])
         return all_of(parts) if kind == "AND" else any_of(parts)
     if kind == "IN":
         return when(given["parent"], *given["values"])
+    if kind in ("LT", "GT") and given["parent"] in orders:  # by their places
+        order, value = orders[given["parent"]], given["value"]
+        place = order.index(value) if value in order else -1
+        beside = order[:place] if kind == "LT" else order[place + 1 :]
+        if place < 0 or not beside:
+            raise InputError(f"ConfigSpace: no value of '{given['parent']}' is {kind} {value!r}")
+        return when(given["parent"], *beside)
     if kind in SYMBOLS:
         return compared(given["parent"], SYMBOLS[kind], given["value"])
     raise InputError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
@@ -84,6 +84,10 @@ class _Number(Parameter):
     @property
     def informed(self) -> bool:
         return self._belief is not None
+
+    def nearest(self, value: float) -> Any:
+        """Return the value of this parameter that lies nearest to a number."""
+        return self.decode(min(max(float(self._unit(np.array([float(value)]))[0]), 0.0), 1.0))
 
     def _value(self, units: Array) -> Array:
         if not self.log:
@@ -180,7 +184,7 @@ class Float(_Number):
     def decode(self, unit: float) -> float:
         if self.step is not None:
             index = min(int(unit * self.count), int(self.count) - 1)
-            return _rounded(self.low + index * self.step, self.step)
+            return min(max(_rounded(self.low + index * self.step, self.step), self.low), self.high)
         value = float(self._value(np.array([unit]))[0])
         value = float(f"{value:.{DIGITS}g}") if self.log else _rounded(value, self.high - self.low)
         return min(max(value, self.low), self.high)
@@ -263,6 +267,7 @@ class _Listed(Parameter):
         return np.asarray(weights / weights.sum())
 
     def encode(self, value: Any) -> float:
+        value = plain(value, "")
         for index, choice in enumerate(self.choices):
             if type(choice) is type(value) and choice == value:
                 return (index + 0.5) / len(self.choices)
@@ -290,7 +295,7 @@ class _Listed(Parameter):
         object.__setattr__(self, "when", condition(self.when))
         if isinstance(self.choices, str) or not isinstance(self.choices, Sequence):
             raise InputError(f"{kind}: choices={self.choices!r} must be a list")
-        object.__setattr__(self, "choices", tuple(self.choices))
+        object.__setattr__(self, "choices", tuple(plain(choice, kind) for choice in self.choices))
         if len(self.choices) < 2:
             raise InputError(f"{kind}: {list(self.choices)!r} leaves no choice; give two or more, or Constant")
         for index, choice in enumerate(self.choices):
@@ -300,17 +305,16 @@ class _Listed(Parameter):
                 raise InputError(f"{kind}: {choice!r} is there twice in {list(self.choices)!r}")
         if self.weights is None or self.weights == AUTO:
             return
-        if isinstance(self.weights, str):
-            raise InputError(f"{kind}: weights='{self.weights}' must be a list of numbers, or auto")
-        object.__setattr__(self, "weights", tuple(self.weights))
-        if len(self.weights) != len(self.choices):
+        if isinstance(self.weights, str) or not isinstance(self.weights, Sequence | np.ndarray):
+            raise InputError(f"{kind}: weights={self.weights!r} must be a list of numbers, or auto")
+        weights: tuple[Any, ...] = tuple(self.weights)
+        object.__setattr__(self, "weights", weights)
+        if len(weights) != len(self.choices):
             raise InputError(
-                f"{kind}: {len(self.weights)} weights for {len(self.choices)} values {list(self.choices)!r}"
+                f"{kind}: {len(weights)} weights for {len(self.choices)} values {list(self.choices)!r}"
             )
-        if any(not is_number(w) or not 0 <= w < math.inf for w in self.weights) or sum(self.weights) <= 0:
-            raise InputError(
-                f"{kind}: weights={list(self.weights)!r} must be numbers of 0 or more, not all of them 0"
-            )
+        if any(not is_number(w) or not 0 <= w < math.inf for w in weights) or sum(weights) <= 0:
+            raise InputError(f"{kind}: weights={list(weights)!r} must be numbers of 0 or more, not all of them 0")
 
 
 @final
@@ -351,6 +355,7 @@ class Constant(Parameter):
     scale: Scale = "category"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "value", plain(self.value, "Constant"))
         object.__setattr__(self, "when", condition(self.when))
 
     @property
@@ -365,7 +370,7 @@ class Constant(Parameter):
         return [self.value]
 
     def encode(self, value: Any) -> float:
-        if value != self.value:
+        if plain(value, "") != self.value:
             raise InputError(f"{value!r} is not the constant {self.value!r}")
         return 0.5
 
@@ -379,12 +384,38 @@ class Constant(Parameter):
         return np.ones_like(units)
 
 
+def plain(value: Any, kind: str) -> Any:
+    """Return a value as a study stores it: None, true and false, numbers, texts, lists and mappings of them.
+
+    NumPy's numbers become Python's and tuples lists. Anything else is an InputError; kind: empty for a value that
+    is only compared, which is returned as it is.
+
+    >>> plain((3, np.int64(4)), "Constant")
+    [3, 4]
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, list | tuple):
+        return [plain(each, kind) for each in value]
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        return {name: plain(each, kind) for name, each in value.items()}
+    if value is None or isinstance(value, str | int | float) or not kind:
+        return value
+    raise InputError(
+        f"{kind}: {value!r} cannot be stored with a study; give its name, and look it up in the objective"
+    )
+
+
 def condition(given: When) -> Predicate | None:
     """Return the one condition that a parameter's `when` stands for: all of those listed."""
     if given is None:
         return None
-    if isinstance(given, str | Predicate):
+    if isinstance(given, str | Predicate) or callable(given):
         return predicate(given)
+    if not isinstance(given, Sequence):
+        raise InputError(
+            f"when={given!r} must be a condition, as when('opt', 'sgd') or 'depth > 2', or a list of them"
+        )
     return all_of(tuple(predicate(each) for each in given)) if given else None
 
 
@@ -394,6 +425,8 @@ def _check_ends(kind: str, low: Any, high: Any, log: Any) -> None:
             raise InputError(f"{kind}: {name}={value!r} must be a finite number")
     if low >= high:
         raise InputError(f"{kind}: low={low:g} must be below high={high:g}")
+    if not math.isfinite(float(high) - float(low)):
+        raise InputError(f"{kind}: [{low:g}, {high:g}] is too wide for float64; with log=True give its exponent")
     if not isinstance(log, bool):
         raise InputError(f"{kind}: log={log!r} must be true or false")
     if log and low <= 0:

@@ -8,10 +8,14 @@ end does not hold: a child of an inactive parameter is inactive, and a rule abou
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
+import keyword
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any, final
 
 from paretune.errors import InputError
@@ -53,6 +57,15 @@ class Predicate:
     equal: tuple[tuple[str, Any], ...]
     """Parameters that it compares with constants for being equal, or being one of them."""
     _part: Part
+    above: frozenset[str] = frozenset()
+    """Those that it puts into an order, by < and the like."""
+    function: str = ""
+    """A hash of what a function does; empty where the text says it all."""
+
+    @property
+    def stored(self) -> Any:
+        """What a study keeps of it: its text, from which it is read again; a function cannot be."""
+        return {"function": self.text, "source": self.function} if self.function else self.text
 
     def __call__(self, values: Values) -> bool:
         """Tell whether a configuration, its active values, makes it true."""
@@ -64,7 +77,7 @@ class Predicate:
             raise InputError(f"'{self.text}' cannot be evaluated at {at}: {error}") from error
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Predicate) and self.text == other.text
+        return isinstance(other, Predicate) and self.stored == other.stored
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -82,20 +95,25 @@ def predicate(given: str | Predicate | Callable[..., bool]) -> Predicate:
         return given
     if callable(given):
         return _of_function(given)
+    if isinstance(given, Mapping) and "function" in given:
+        raise InputError(
+            f"the space has the rule {given['function']}, a function, which is not stored; give the space again: "
+            "resume(..., space=...)"
+        )
     if not isinstance(given, str) or not given.strip():
         raise InputError(f"{given!r} must be a text as 'batch > 128 and lr < 1e-4', or a function of parameters")
+    quoted: dict[str, str] = {}
     try:
-        tree = ast.parse(given.strip(), mode="eval").body
+        tree = ast.parse(_unquoted(given.strip(), quoted), mode="eval").body
     except SyntaxError as error:
         raise InputError(
             f"'{given}' cannot be read: {error.msg}. Write it as 'batch > 128 and lr < 1e-4'"
         ) from error
-    names: set[str] = set()
-    equal: list[tuple[str, Any]] = []
-    part = _read(tree, given, names, equal)
-    if not names:
+    found = _Read(given, quoted)
+    part = found.read(tree)
+    if not found.names:
         raise InputError(f"'{given}' names no parameter")
-    return Predicate(given.strip(), frozenset(names), tuple(equal), part)
+    return Predicate(given.strip(), frozenset(found.names), tuple(found.equal), part, frozenset(found.above))
 
 
 def when(name: str, *values: Any) -> Predicate:
@@ -106,9 +124,9 @@ def when(name: str, *values: Any) -> Predicate:
     """
     if not values:
         return predicate(name)
-    alone = f"{name} == {values[0]!r}"
+    alone = f"{quote(name)} == {values[0]!r}"
     part: Part = lambda given: given[name] in values if name in given else OPEN  # noqa: E731
-    text = alone if len(values) == 1 else f"{name} in {list(values)!r}"
+    text = alone if len(values) == 1 else f"{quote(name)} in {list(values)!r}"
     return Predicate(text, frozenset({name}), tuple((name, value) for value in values), part)
 
 
@@ -120,7 +138,8 @@ def compared(name: str, symbol: str, value: Any) -> Predicate:
     function = _COMPARE[SYMBOLS[symbol]]
     part: Part = lambda given: function(given[name], value) if name in given else OPEN  # noqa: E731
     equal = ((name, value),) if symbol in ("==", "!=") else ()
-    return Predicate(f"{name} {symbol} {value!r}", frozenset({name}), equal, part)
+    above = frozenset() if equal else frozenset({name})
+    return Predicate(f"{quote(name)} {symbol} {value!r}", frozenset({name}), equal, part, above)
 
 
 SYMBOLS: dict[str, type[ast.AST]] = {
@@ -146,6 +165,8 @@ def _joined(predicates: tuple[Predicate, ...], word: str, join: Callable[[Any], 
         frozenset().union(*(each.names for each in predicates)),
         tuple(pair for each in predicates for pair in each.equal),
         lambda values: join(each(values) for each in predicates),
+        frozenset().union(*(each.above for each in predicates)),
+        "".join(each.function for each in predicates),
     )
 
 
@@ -160,53 +181,101 @@ def _of_function(function: Callable[..., bool]) -> Predicate:
     def part(values: Values) -> Any:
         return function(**{name: values[name] for name in names}) if names <= set(values) else OPEN
 
-    return Predicate(f"{named}({', '.join(sorted(names))})", names, (), part)
+    return Predicate(f"{named}({', '.join(sorted(names))})", names, (), part, function=_source(function))
 
 
-def _read(node: ast.AST, text: str, names: set[str], equal: list[tuple[str, Any]]) -> Part:
-    """Return a tree's part, and note which names it reads."""
-
-    def read(each: ast.AST) -> Part:
-        return _read(each, text, names, equal)
-
-    match node:
-        case ast.Constant(value=value):
-            return lambda values: value
-        case ast.List(elts=elements) | ast.Tuple(elts=elements):
-            parts = [read(element) for element in elements]
-            return lambda values: [part(values) for part in parts]
-        case ast.Name() | ast.Attribute():
-            name = _dotted(node, text)
-            names.add(name)
-            return lambda values: values.get(name, OPEN)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            inner = read(operand)
-            return lambda values: OPEN if (value := inner(values)) is OPEN else -value
-        case ast.UnaryOp(op=ast.Not(), operand=operand):
-            inner = read(operand)
-            return lambda values: OPEN if (value := inner(values)) is OPEN else not value
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-            return _strict(_ARITHMETIC[type(op)], read(left), read(right))
-        case ast.BoolOp(op=op, values=values):
-            return _logic([read(value) for value in values], isinstance(op, ast.And))
-        case ast.Compare(left=left, ops=ops, comparators=comparators) if all(type(op) in _COMPARE for op in ops):
-            sides = [left, *comparators]
-            _note_equal(sides, ops, text, equal)
-            parts = [read(side) for side in sides]
-            pairs = [_strict(_COMPARE[type(op)], parts[index], parts[index + 1]) for index, op in enumerate(ops)]
-            return _logic(pairs, every=True)
-    raise InputError(
-        f"'{text}': '{ast.unparse(node)}' is not understood; comparisons, and, or, not, in, + - * / // % ** and "
-        "names of parameters are"
-    )
+def _source(function: Callable[..., bool]) -> str:
+    """Return a short hash of what a function does: of its code and constants, wherever it stands."""
+    code = getattr(function, "__code__", None)
+    told = repr(function) if code is None else repr((code.co_code, code.co_names, _constants(code)))
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
-def _dotted(node: ast.AST, text: str) -> str:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{_dotted(node.value, text)}.{node.attr}"
-    raise InputError(f"'{text}': '{ast.unparse(node)}' is no name of a parameter")
+def _constants(code: CodeType) -> list[Any]:
+    return [(each.co_code, _constants(each)) if isinstance(each, CodeType) else each for each in code.co_consts]
+
+
+def quote(name: str) -> str:
+    """Return a parameter's name as a predicate's text has it: in backticks where it is none of Python's.
+
+    >>> quote("lr"), quote("opt.lr"), quote("weight-decay")
+    ('lr', 'opt.lr', '`weight-decay`')
+    """
+    parts = name.split(".")
+    return name if all(part.isidentifier() and not keyword.iskeyword(part) for part in parts) else f"`{name}`"
+
+
+def _unquoted(text: str, quoted: dict[str, str]) -> str:
+    """Return a text with names of Python's for those in backticks, which are noted."""
+
+    def name(match: re.Match[str]) -> str:
+        return quoted.setdefault(match[1], f"_quoted_{len(quoted)}")
+
+    return re.sub(r"`([^`]+)`", name, text)
+
+
+class _Read:
+    """A text being read: the names in it, and what is done with them."""
+
+    def __init__(self, text: str, quoted: Mapping[str, str]) -> None:
+        self.text, self._quoted = text, {alias: name for name, alias in quoted.items()}
+        self.names: set[str] = set()
+        self.equal: list[tuple[str, Any]] = []
+        self.above: set[str] = set()
+
+    def read(self, node: ast.AST) -> Part:
+        """Return a tree's part."""
+        match node:
+            case ast.Constant(value=value):
+                return lambda values: value
+            case ast.List(elts=elements) | ast.Tuple(elts=elements):
+                parts = [self.read(element) for element in elements]
+                return lambda values: [part(values) for part in parts]
+            case ast.Name() | ast.Attribute():
+                name = self._dotted(node)
+                self.names.add(name)
+                return lambda values: values.get(name, OPEN)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                inner = self.read(operand)
+                return lambda values: OPEN if (value := inner(values)) is OPEN else -value
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                inner = self.read(operand)
+                return lambda values: OPEN if (value := inner(values)) is OPEN else not value
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+                return _strict(_ARITHMETIC[type(op)], self.read(left), self.read(right))
+            case ast.BoolOp(op=op, values=values):
+                return _logic([self.read(value) for value in values], isinstance(op, ast.And))
+            case ast.Compare(left=left, ops=ops, comparators=others) if all(type(op) in _COMPARE for op in ops):
+                sides = [left, *others]
+                self._note(sides, ops)
+                parts = [self.read(side) for side in sides]
+                pairs = [_strict(_COMPARE[type(op)], parts[i], parts[i + 1]) for i, op in enumerate(ops)]
+                return _logic(pairs, every=True)
+        raise InputError(
+            f"'{self.text}': '{ast.unparse(node)}' is not understood; comparisons, and, or, not, in, "
+            "+ - * / // % ** and names of parameters are"
+        )
+
+    def _dotted(self, node: ast.AST) -> str:
+        if isinstance(node, ast.Name):
+            return self._quoted.get(node.id, node.id)
+        if isinstance(node, ast.Attribute):
+            return f"{self._dotted(node.value)}.{node.attr}"
+        raise InputError(f"'{self.text}': '{ast.unparse(node)}' is no name of a parameter")
+
+    def _note(self, sides: list[ast.expr], ops: list[ast.cmpop]) -> None:
+        """Note the constants that a name is said to equal, so that a typo among them is found, and what is put
+        into an order."""
+        for index, op in enumerate(ops):
+            name, other = sides[index], sides[index + 1]
+            if isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE):
+                self.above |= {self._dotted(s) for s in (name, other) if isinstance(s, ast.Name | ast.Attribute)}
+            if not isinstance(name, ast.Name | ast.Attribute):
+                continue
+            if isinstance(op, ast.Eq | ast.NotEq) and isinstance(other, ast.Constant):
+                self.equal.append((self._dotted(name), other.value))
+            if isinstance(op, ast.In | ast.NotIn) and isinstance(other, ast.List | ast.Tuple):
+                self.equal += [(self._dotted(name), e.value) for e in other.elts if isinstance(e, ast.Constant)]
 
 
 def _strict(function: Callable[[Any, Any], Any], left: Part, right: Part) -> Part:
@@ -221,24 +290,13 @@ def _logic(parts: list[Part], every: bool) -> Part:
     """Return `and` (every) or `or` of parts, open where those that are open decide."""
 
     def part(values: Values) -> Any:
-        seen = [each(values) for each in parts]
-        decided = [bool(value) for value in seen if value is not OPEN]
-        if every and not all(decided):
-            return False
-        if not every and any(decided):
-            return True
-        return OPEN if len(decided) < len(seen) else every
+        open_ = False
+        for each in parts:
+            value = each(values)
+            if value is OPEN:
+                open_ = True
+            elif bool(value) != every:
+                return not every  # as in Python, what is behind it is not looked at
+        return OPEN if open_ else every
 
     return part
-
-
-def _note_equal(sides: list[ast.expr], ops: list[ast.cmpop], text: str, equal: list[tuple[str, Any]]) -> None:
-    """Note the constants that a name is said to equal, so that a typo among them is found."""
-    for index, op in enumerate(ops):
-        name, other = sides[index], sides[index + 1]
-        if not isinstance(name, ast.Name | ast.Attribute):
-            continue
-        if isinstance(op, ast.Eq | ast.NotEq) and isinstance(other, ast.Constant):
-            equal.append((_dotted(name, text), other.value))
-        if isinstance(op, ast.In | ast.NotIn) and isinstance(other, ast.List | ast.Tuple):
-            equal += [(_dotted(name, text), e.value) for e in other.elts if isinstance(e, ast.Constant)]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from paretune.errors import InputError, is_number, nearest
+from paretune.search._space.numerals import NUMBER
 
 Array = NDArray[np.float64]
 
@@ -117,8 +118,10 @@ class Beta(Prior):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        _finite("Beta", a=self.a, b=self.b)
+        _finite("Beta", a=self.a, b=self.b, low=self.low, high=self.high)
         _positive("Beta", a=self.a, b=self.b)
+        if self.low >= self.high:
+            raise InputError(f"prior Beta: low={self.low:g} must be below high={self.high:g}")
 
     def _scaled(self, values: Array) -> Array:
         return np.clip((values - self.low) / (self.high - self.low), 0.0, 1.0)
@@ -154,7 +157,7 @@ class About:
     def _width(self) -> tuple[bool, float]:
         """Return whether `within` is a factor, and how large it is."""
         if isinstance(self.within, str):
-            match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*x\s*", self.within, re.IGNORECASE)
+            match = re.fullmatch(rf"\s*({NUMBER})\s*x\s*", self.within, re.IGNORECASE)
             if match and float(match[1]) > 1:
                 return True, float(match[1])
         elif is_number(self.within) and self.within is not None and 0 < self.within < math.inf:
@@ -196,7 +199,8 @@ def read_prior(given: Any, where: str) -> Prior | About | str | None:
             return About(given["about"], given.get("within"))
         if isinstance(given, Mapping) and len(given) == 1:
             (kind, values), *_ = given.items()
-            if kind in kinds and isinstance(values, list | tuple) and len(values) == 2:
+            count = (2, 4) if kind == "beta" else (2,)
+            if kind in kinds and isinstance(values, list | tuple) and len(values) in count:
                 return kinds[kind](*values)  # type: ignore[no-any-return]
     except InputError as error:
         raise InputError(f"{where}: {error}") from error

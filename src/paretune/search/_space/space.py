@@ -183,6 +183,16 @@ class Space:
         for name in sorted(found.names):
             if name not in self.parameters:
                 raise InputError(f"{where}: there is no parameter '{name}'.{nearest(name, self.parameters)}")
+        for name in sorted(found.above):
+            parameter = self.parameters[name]
+            texts = isinstance(parameter, Categorical | Ordered) and [
+                choice for choice in parameter.choices if isinstance(choice, str)
+            ]
+            if texts:
+                raise InputError(
+                    f"{where}: {name} has texts for values, which < and > compare by the alphabet; name those "
+                    f"that are meant: {name} in {texts[:2]!r}"
+                )
         for name, value in found.equal:
             parameter = self.parameters[name]
             if isinstance(parameter, Categorical | Ordered):

@@ -26,7 +26,7 @@ from paretune.search._space.parameters import Float, Int, Parameter
 from paretune.search._space.priors import LogNormal, Normal
 from paretune.search._space.space import Space
 from paretune.search._study.opening import looked_at
-from paretune.search._study.plain import space_from_json
+from paretune.search._study.plain import parameters_from_json
 
 TOP = 0.15
 """Share of a study's full runs that counts as good."""
@@ -105,7 +105,7 @@ def _stored(storage: str | None, name: str) -> tuple[dict[str, Parameter], list[
             study = optuna.load_study(study_name=each, storage=opened)
             if re.fullmatch(rf"{re.escape(name)}(@\d+)?", each):
                 if "space" in study.user_attrs:
-                    begun |= space_from_json(study.user_attrs["space"]).parameters
+                    begun |= parameters_from_json(study.user_attrs["space"])
             elif len(study.directions) == 1:
                 others.append(_Study(each, _good(optuna, study)))
     return begun, others

@@ -67,18 +67,9 @@ def check(path: Path) -> None:
 
 
 def reading(path: Path) -> sqlite3.Connection:
-    """Return a connection that writes nothing, and leaves no files beside a database that nobody has open."""
-    still = "&immutable=1" if _in_wal_mode(path) and not path.with_name(f"{path.name}-wal").exists() else ""
-    return sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro{still}", uri=True, timeout=TIMEOUT)
-
-
-def _in_wal_mode(path: Path) -> bool:
-    """Tell whether all that is written goes to a file beside the database first; its header says so."""
-    try:
-        with path.open("rb") as file:
-            return file.read(20)[18:] == b"\x02\x02"
-    except OSError:  # what is wrong with it, SQLite tells
-        return False
+    """Return a connection that writes nothing. Nothing but SQLite may open the file: to close it again would drop
+    the locks that this process has on it."""
+    return sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=TIMEOUT)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from paretune.errors import RunError, check_whole
 from paretune.search._space.space import Space
 from paretune.search._study.auto import settled
+from paretune.search._study.checkpoints import folder_for
 from paretune.search._study.definition import plan_to_json
 from paretune.search._study.events import Events
 from paretune.search._study.executors import Executor, InProcess
@@ -79,11 +80,12 @@ def minimize(
     than half of all, fail, the study stops with the commonest reason.
     """
     space = space if isinstance(space, Space) else Space(space)
+    check_whole("seed", seed, least=0)
     sampler, limits = method_of(method).seeded(seed), limits_of(budget)
     arity(objective)
     goals = goals_of(objectives, constraints)
     check_whole("repeats", repeats)
-    place, told = None if folder is None else Path(folder), Events(listen)
+    told = Events(listen)
     space = settled(space, storage, name, told)
     plan = plan_to_json(space, sampler, seed, goals, repeats, objective)
     warn = _warner(told, strict)
@@ -91,8 +93,7 @@ def minimize(
     with ExitStack() as left:
         left.callback(executor.stop)
         store = opened(storage, name, plan, space, told)
-        if place is not None and store.name != name:
-            place /= store.name  # numbers of configurations are a version's own
+        space = in_order(space, store.study.user_attrs["space"]["parameters"])
         while join and (driver := store.driver()) is not None:
             check_source(store.study, objective, strict or driver.strict, warn, keep=False)
             lend(driver, objective, workers, memory)
@@ -103,18 +104,29 @@ def minimize(
                 return Result(found.best, trials, ended, found, told.told)
         left.enter_context(store.driven(executor.desk, strict=strict))
         check_source(store.study, objective, strict, warn)
+        place = None if folder is None else folder_for(Path(folder), store.name, store.token())
         return Search(executor, space, sampler, limits, store, seed, place, told, repeats).run()
 
 
 def resume(objective: Objective, storage: str, budget: Spec, *, name: str = "study", **how: Any) -> Result:
     """Go on with a stored study; what it searches, how, and for what are those that it was begun with.
 
-    objective, storage, budget, name, how: as `minimize` takes them. A study that is not there is an InputError.
+    objective, storage, budget, name, how: as `minimize` takes them; a `method` that was an object, and a `space`
+        with rules that are functions, are not stored and must be given. A study that is not there is an
+        InputError.
     """
     plan = plan_of(storage, name)
     plan.pop("searched", None)  # it is compared with what is given
-    space, method = space_from_json(plan.pop("space")), plan.pop("method")
-    return minimize(objective, space, method, budget, storage=storage, name=name, **plan, **how)
+    plan |= how
+    if "space" not in how:
+        plan["space"] = space_from_json(plan["space"])
+    return minimize(objective, budget=budget, storage=storage, name=name, **plan)
+
+
+def in_order(space: Space, names: Iterable[str]) -> Space:
+    """Return a space whose parameters are in the order in which a study was begun: that of columns and draws."""
+    ordered = {name: space[name] for name in names if name in space.parameters}
+    return space if list(ordered) == list(space.parameters) else Space(ordered, space.forbid)
 
 
 def _executor(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from paretune.errors import InputError, nearest
+from paretune.errors import InputError, check_whole, nearest
 from paretune.recipe import numbers
 from paretune.search._space.space import Space
 from paretune.search._study.database import SQLITE
 from paretune.search._study.goals import LOSS, LOSS_ALONE, Goals, goals_of
-from paretune.search._study.limits import Limits, limits_of
+from paretune.search._study.limits import Limits, limits_of, seconds
 from paretune.search._study.method import method_of
 from paretune.search._study.objective import Objective
 from paretune.search._study.plain import space_from_json
 from paretune.search.samplers._base import Sampler
+from paretune.search.samplers._grid import Grid
 
 KEYS = (
     "name", "objective", "space", "forbid", "method", "budget", "storage", "workers", "seed", "folder", "timeout",
@@ -92,6 +94,8 @@ def read_study(path: str | Path, recipes: Recipes | None = None) -> StudyFile:
         lines = _lines(yaml.compose(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: a study is a mapping with {', '.join(KEYS[:6])}")
     for key in content:
@@ -128,19 +132,44 @@ def _checked(content: Mapping[str, Any], path: Path, recipes: Recipes | None) ->
     name = str(content.get("name", path.stem))
     folder = content.get("folder", name if "recipe" in content else None)
     objective, space, goals = _searched(content, path, recipes)
+    with _about("method"):
+        sampler = method_of(content.get("method", "bohb"))
+    with _about("budget"):
+        limits = limits_of(content["budget"])
+    if (timeout := content.get("timeout")) is not None:
+        seconds(timeout, "timeout")
+    with _about("memory"):
+        check_whole("memory", content.get("memory"))
+    storage = str(content.get("storage", f"{SQLITE}{name}.db"))
+    if "://" not in storage:
+        raise InputError(f"storage: '{storage}' must be a URL as sqlite:///study.db")
+    if isinstance(sampler, Grid):
+        with _about("method"):
+            sampler.grid(space)
     return StudyFile(
         name=name,
         objective=objective,
         space=space,
-        sampler=method_of(content.get("method", "bohb")),
-        limits=limits_of(content["budget"]),
-        storage=_beside(path, str(content.get("storage", f"{SQLITE}{name}.db"))),
+        sampler=sampler,
+        limits=limits,
+        storage=_beside(path, storage),
         folder=None if folder is None else path.parent / str(folder),
-        timeout=content.get("timeout"),
+        timeout=timeout,
         memory=content.get("memory"),
         goals=goals,
         **numbers,
     )
+
+
+@contextmanager
+def _about(key: str) -> Iterator[None]:
+    """Let what is wrong in a part of the file begin with its key, so that its line is found."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith((f"{key}:", f"{key}=", "forbid:")):
+            raise
+        raise InputError(f"{key}: {error}") from error
 
 
 def _searched(content: Mapping[str, Any], path: Path, recipes: Recipes | None) -> tuple[Objective, Space, Goals]:
@@ -148,7 +177,8 @@ def _searched(content: Mapping[str, Any], path: Path, recipes: Recipes | None) -
     if "recipe" not in content:
         if "minimize" in content:
             raise InputError("minimize: says what to search for in a `recipe:`; an objective returns its own loss")
-        space = space_from_json(content["space"], forbid=content.get("forbid") or ())
+        with _about("space"):
+            space = space_from_json(content["space"], forbid=content.get("forbid") or ())
         goals = goals_of(content.get("objectives", LOSS), content.get("constraints"))
         return Reference(_reference(content["objective"], path)), space, goals
     for key in OF_RECIPE:
@@ -184,6 +214,10 @@ def _lines(node: Any, keys: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
     found: dict[tuple[str, ...], int] = {}
     for key, value in getattr(node, "value", ()) if type(node).__name__ == "MappingNode" else ():
         place = (*keys, str(key.value))
+        if place in found:
+            raise InputError(
+                f"{'.'.join(place)} is there twice, in line {found[place]} and {key.start_mark.line + 1}"
+            )
         found[place] = key.start_mark.line + 1
         if len(place) < 3:
             found |= _lines(value, place)

@@ -70,6 +70,11 @@ class Goals:
         return len(self.objectives) > 1
 
     @property
+    def by_points(self) -> bool:
+        """Whether runs are ranked by more than one number: by all objectives, or by constraints, too."""
+        return self.several or bool(self.constraints)
+
+    @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
         """Each objective's direction, in Optuna's words."""
         return ["minimize" if way == "min" else "maximize" for _, way in self.objectives]
@@ -115,7 +120,7 @@ class Goals:
     def score(self, trial: Trial | Outcome) -> Score:
         """Return what a run is ranked by: its loss where that says it all."""
         assert trial.loss is not None
-        if not self.several and not self.constraints:
+        if not self.by_points:
             return trial.loss
         if trial.error:
             return Point((math.inf,) * len(self.objectives))

@@ -13,6 +13,7 @@ from datetime import date, datetime
 from typing import Any, final
 
 from paretune.errors import InputError, is_number, nearest
+from paretune.search._space.numerals import NUMBER
 
 UNITS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 Spec = int | float | str | Mapping[str, Any]
@@ -53,6 +54,9 @@ def limits_of(spec: Spec) -> Limits:
     if isinstance(spec, Limits):
         return spec
     if isinstance(spec, str):
+        if re.fullmatch(rf"\s*{NUMBER}\s*", spec.lower()):
+            number = spec.strip()
+            raise InputError(f"budget={spec!r}: of what? Write runs without quotes, a time as '{number}s'")
         return Limits(wall=seconds(spec, "budget"))
     if is_number(spec):
         return Limits(trials=_count(spec, "budget"))
@@ -100,9 +104,7 @@ def seconds(value: Any, where: str) -> float:
     5400.0
     """
     found = float(value) if is_number(value) else math.nan
-    if isinstance(value, str) and (
-        match := re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", value.lower())
-    ):
+    if isinstance(value, str) and (match := re.fullmatch(rf"\s*({NUMBER})\s*([a-z]*)\s*", value.lower())):
         number, unit = match.groups()
         if unit and unit not in UNITS:
             raise InputError(f"{where}={value!r}: no unit '{unit}'.{nearest(unit, UNITS)} Write s, min, h or d")

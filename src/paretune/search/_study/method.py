@@ -31,7 +31,10 @@ def method_of(given: Method) -> Sampler:
     if not isinstance(given, Mapping) or len(given) != 1:
         raise InputError(f"method={given!r} must be a name, or one name with its settings: {{bohb: {{max: 81}}}}")
     ((name, settings),) = given.items()
-    kind, settings = find("samplers", str(name)), dict(settings or {})
+    kind = find("samplers", str(name))
+    if settings is not None and not isinstance(settings, Mapping):
+        raise InputError(f"method: {name}: {settings!r} must be settings with their names, as {{max: 81}}")
+    settings = dict(settings or {})
     fields = [field.name for field in dataclasses.fields(kind) if field.init]
     for key in settings:
         if key not in fields:

@@ -14,7 +14,8 @@ from typing import Any, final
 from paretune.errors import InputError, is_number
 
 Objective = Callable[..., Any]
-"""(config, budget, context) -> loss, or a dict of numbers; it may take only the first one or two."""
+"""(config, budget, context) -> loss, or a dict of numbers; it may take only the first one or two, or the first and
+what it calls `context`."""
 ARGUMENTS = ("config", "budget", "context")
 
 
@@ -78,11 +79,22 @@ def arity(objective: Objective) -> int:
     return count
 
 
+def _skips_budget(objective: Objective) -> bool:
+    """Tell whether an objective takes (config, context)."""
+    try:
+        names = list(inspect.signature(objective).parameters)
+    except (TypeError, ValueError):
+        return False
+    return len(names) > 1 and names[1] == ARGUMENTS[2]
+
+
 def call(objective: Objective, config: Mapping[str, Any], budget: Any, run: Run) -> Outcome:
     """Run an objective, and return how it ended; whatever it raises is told in the outcome."""
     began = time.perf_counter()
     try:
-        returned = objective(*(dict(config), budget, run)[: arity(objective)])
+        count = arity(objective)
+        given = (dict(config), run) if _skips_budget(objective) else (dict(config), budget, run)[:count]
+        returned = objective(*given)
     except Exception as error:
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         return Outcome(math.inf, time.perf_counter() - began, error=told, details=traceback.format_exc())
@@ -123,4 +135,7 @@ def _number(value: Any) -> float | None:
             value = value.item()
         except (ValueError, RuntimeError, TypeError):
             return None
-    return float(value) if is_number(value) else None
+    try:
+        return float(value) if is_number(value) else None
+    except OverflowError:  # a whole number beyond all floats
+        return math.inf if value > 0 else -math.inf

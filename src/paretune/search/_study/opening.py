@@ -15,8 +15,10 @@ from paretune.search._optuna import quiet
 from paretune.search._study.database import TIMEOUT, TURNS, check, path_at, reading, told
 from paretune.search._study.goals import Goals
 
-DEFINING = ("method", "searched", "objectives", "constraints", "repeats", "space")
+DEFINING = ("method", "seed", "searched", "objectives", "constraints", "repeats", "space")
 """What of a study's plan must be the same when it goes on; the space may change, and is looked at last."""
+COPYING = "copying"
+"""The attribute of a version of another study: its name. One without the study's plan is still being made."""
 OPTUNAS = {"version_info", "alembic_version", "studies", "trials", "study_user_attributes"}
 """Some of the tables that Optuna makes, by which a file is known to be of Optuna."""
 
@@ -42,7 +44,7 @@ def plan_of(storage: str, name: str) -> dict[str, Any]:
         attributes = optuna.load_study(study_name=name, storage=opened).user_attrs
     if "paretune" not in attributes:
         raise InputError(f"study '{name}' in {storage} was not made by paretune")
-    return {key: attributes[key] for key in (*DEFINING, "seed") if key in attributes}
+    return {key: attributes[key] for key in DEFINING if key in attributes}
 
 
 def versions_of(storage: Any, name: str) -> dict[int, str]:
@@ -50,7 +52,7 @@ def versions_of(storage: Any, name: str) -> dict[int, str]:
     found = {1: name}
     for study in storage.get_all_studies():
         before, _, number = study.study_name.rpartition("@")
-        if before == name and number.isdecimal() and "paretune" in study.user_attrs:
+        if before == name and number.isdecimal() and {"paretune", COPYING} <= set(study.user_attrs):
             found[int(number)] = study.study_name
     return dict(sorted(found.items()))
 

@@ -24,7 +24,7 @@ def space_to_json(space: Space) -> dict[str, Any]:
     """
     return {
         "parameters": {name: _written(parameter) for name, parameter in space.parameters.items()},
-        "forbid": [rule.text for rule in space.rules],
+        "forbid": [rule.stored for rule in space.rules],
     }
 
 
@@ -33,11 +33,16 @@ def space_from_json(content: Mapping[str, Any], forbid: Any = ()) -> Space:
 
     forbid: rules as texts. What `space_to_json` returns is read, too.
     """
-    if set(content) == {"parameters", "forbid"}:
+    if isinstance(content, Mapping) and set(content) == {"parameters", "forbid"}:
         content, forbid = content["parameters"], content["forbid"]
     if not isinstance(content, Mapping):
-        raise InputError(f"space must be a mapping like {{lr: {{float: [1e-5, 1e-1]}}}}, not {content!r}")
+        raise InputError(f"space: it must be a mapping like {{lr: {{float: [1e-5, 1e-1]}}}}, not {content!r}")
     return Space({str(name): _read(str(name), given) for name, given in content.items()}, forbid=forbid)
+
+
+def parameters_from_json(content: Mapping[str, Any]) -> dict[str, Parameter]:
+    """Return the parameters of what `space_to_json` returns, without the rules."""
+    return dict(space_from_json(content["parameters"]).parameters)
 
 
 def _written(parameter: Parameter) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def _written(parameter: Parameter) -> dict[str, Any]:
         found = {"constant": parameter.value}
     if parameter.when is not None:
         assert isinstance(parameter.when, Predicate)
-        found["when"] = parameter.when.text
+        found["when"] = parameter.when.stored
     return found
 
 
@@ -75,11 +80,17 @@ def _prior(prior: Prior | About | str) -> dict[str, Any] | str:
     if isinstance(prior, LogNormal):
         return {"lognormal": [prior.median, prior.spread]}
     assert isinstance(prior, Beta)
-    return {"beta": [prior.a, prior.b]}
+    ends = [] if (prior.low, prior.high) == (0.0, 1.0) else [prior.low, prior.high]
+    return {"beta": [prior.a, prior.b, *ends]}
 
 
 def _read(name: str, given: Any) -> Parameter:
     given = numbers(given)
+    if isinstance(given, list | tuple):
+        raise InputError(
+            f"space: {name}: {given!r} is a list; say of what: {{float: [low, high]}}, {{int: [low, high]}}, "
+            "{categorical: [...]}, {ordered: [...]}, or {constant: [...]} for the list itself"
+        )
     if not isinstance(given, Mapping):
         return Constant(given)
     kinds = [kind for kind in KINDS if kind in given]

@@ -30,12 +30,16 @@ NEAR = 1e-9
 
 
 def expected_runs(
-    sampler: Sampler, limits: Limits, workers: int = 1, seconds_per_full_run: float | None = None
+    sampler: Sampler,
+    limits: Limits,
+    workers: int = 1,
+    seconds_per_full_run: float | None = None,
+    repeats: int = 1,
 ) -> dict[str, Any]:
     """Return what a study will probably do, as plain numbers; nothing is started.
 
     seconds_per_full_run: what a run on the largest budget takes; smaller ones take their part of it. None: not
-        known, and limits in seconds are left out.
+        known, and limits in seconds are left out. repeats: of each configuration on the largest budget.
     {"rungs": [{"budget", "runs"}], "runs", "full_runs", "seconds"}: full runs are those on the largest budget;
         seconds of wall time, None where not known; counts are None where only limits in seconds end the study and
         what a run takes is not known. A limit that is smaller than one run is an InputError.
@@ -49,10 +53,12 @@ def expected_runs(
     problem = too_small(limits, sampler.budgets, seconds)
     if problem:
         raise InputError(problem)
-    return plan(sampler, limits, workers, seconds)
+    return plan(sampler, limits, workers, seconds, repeats)
 
 
-def plan(sampler: Sampler, limits: Limits, workers: int, seconds: Sequence[float] | None) -> dict[str, Any]:
+def plan(
+    sampler: Sampler, limits: Limits, workers: int, seconds: Sequence[float] | None, repeats: int = 1
+) -> dict[str, Any]:
     """Return what `expected_runs` does. seconds: of a run on each rung."""
     shares = shares_of(sampler.budgets)
     if seconds is None and limits.trials is None and limits.runs is None:
@@ -64,17 +70,22 @@ def plan(sampler: Sampler, limits: Limits, workers: int, seconds: Sequence[float
         "work": math.inf if limits.work is None or seconds is None else limits.work,
     }
     takes = [0.0] * len(shares) if seconds is None else list(seconds)
-    counts, used = _played(sampler, workers, takes, min(most, MOST), limit)
-    if sum(counts) == MOST and most > MOST:
+    counts, used = _played(sampler, workers, takes, min(most, MOST), limit, repeats)
+    if sum(counts) >= MOST and most > MOST:
         factor = min([most / MOST, *(limit[name] / used[name] for name in limit if used[name] > 0)])
         counts, used["wall"] = [round(count * factor) for count in counts], used["wall"] * factor
     return _told(sampler.budgets, counts, None if seconds is None else used["wall"])
 
 
 def _played(
-    sampler: Sampler, workers: int, takes: Sequence[float], most: float, limit: Mapping[str, float]
+    sampler: Sampler,
+    workers: int,
+    takes: Sequence[float],
+    most: float,
+    limit: Mapping[str, float],
+    repeats: int,
 ) -> tuple[list[int], dict[str, float]]:
-    """Return runs by rung, and what they used of each limit."""
+    """Return runs by rung, and what they used of each limit; the repeats of a full run are one after the other."""
     schedule, generator, shares = sampler.schedule(workers), np.random.default_rng(0), shares_of(sampler.budgets)
     counts, used, configs, begun = [0] * len(shares), dict.fromkeys(limit, 0.0), 0, 0
     running: list[tuple[float, int, Job, int]] = []
@@ -93,11 +104,12 @@ def _played(
                 break
             config = configs if job.config is None else job.config
             configs += job.config is None
-            heapq.heappush(running, (used["wall"] + takes[job.rung], begun, job, config))
-            begun += 1
-            counts[job.rung] += 1
-            used["runs"] += shares[job.rung]
-            used["work"] += takes[job.rung]
+            times = repeats if job.rung == len(shares) - 1 else 1
+            heapq.heappush(running, (used["wall"] + times * takes[job.rung], begun, job, config))
+            begun += times
+            counts[job.rung] += times
+            used["runs"] += times * shares[job.rung]
+            used["work"] += times * takes[job.rung]
         if not running:
             return counts, used
         used["wall"], _, job, config = heapq.heappop(running)

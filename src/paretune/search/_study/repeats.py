@@ -3,14 +3,14 @@ seed of its own, and its mean is what is ranked.
 
 Below the largest budget it is run once: what is chosen there is looked at again above, and of many runs that are
 compared once the noise is paid for by all, while at the top it decides what is handed over. A configuration of
-which one repeat fails has failed.
+which one repeat fails has failed, and has no more of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import final
 
@@ -27,6 +27,7 @@ class Repeats:
         """count: runs of each configuration at the rung `top`."""
         self.count, self.top = count, top
         self._ended: dict[int, dict[int, Trial]] = defaultdict(dict)
+        self._whole: set[int] = set()
 
     def others(self, trial: Trial) -> list[Trial]:
         """Return the repeats that a first run is followed by."""
@@ -35,23 +36,27 @@ class Repeats:
 
     def take(self, trial: Trial) -> Trial | None:
         """Take in a run that ended, and return what stands for its configuration: the run itself, the mean when it
-        was the last of its repeats, or None while others are to come."""
+        was the last of its repeats or one that failed, None while others are to come and after such a failure."""
         if trial.rung != self.top or self.count == 1:
             return trial
-        ended = self._ended[trial.config_number]
+        ended, number = self._ended[trial.config_number], trial.config_number
         ended[trial.repeat] = trial
-        return mean_of(ended.values()) if len(ended) == self.count else None
+        if number in self._whole or not _is_whole(ended, self.count):
+            return None
+        self._whole.add(number)
+        return mean_of(ended.values())
 
     def missing(self, trials: Iterable[Trial]) -> list[Trial]:
         """Return the repeats that were never begun, of stored runs; each configuration's first one is there."""
         trials = [trial for trial in trials if trial.rung == self.top]
         begun = {(trial.config_number, trial.repeat) for trial in trials}
+        failed = {t.config_number for t in trials if t.error and not t.error.startswith(LOST)}
         return [
             replace(other, attempt=1, loss=None, seconds=0.0, values={}, error="", finished=None)
             for trial in trials
             if trial.repeat == 0
             for other in self.others(trial)
-            if (other.config_number, other.repeat) not in begun
+            if (other.config_number, other.repeat) not in begun and other.config_number not in failed
         ]
 
 
@@ -69,8 +74,13 @@ def wholes(trials: Iterable[Trial], count: int, top: int) -> list[Trial]:
             found.append(trial)
         else:
             gathered[trial.config_number][trial.repeat] = trial  # a later attempt stands for an earlier one
-    complete = [runs for runs in gathered.values() if len(runs) == count]
+    complete = [runs for runs in gathered.values() if _is_whole(runs, count)]
     return found + [mean_of(runs.values()) for runs in complete or gathered.values()]
+
+
+def _is_whole(ended: Mapping[int, Trial], count: int) -> bool:
+    """Tell whether a configuration needs no more repeats: it has all, or one failed, and it has with it."""
+    return len(ended) == count or any(trial.error for trial in ended.values())
 
 
 def mean_of(trials: Iterable[Trial]) -> Trial:
@@ -98,12 +108,3 @@ def seed_of(study: int, config: int, repeat: int) -> int:
     """Return the seed of a run: the same on every budget of a configuration, another for every repeat."""
     numbers = [study, config, repeat] if repeat else [study, config]
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def folder_of(config: int, repeat: int) -> str:
-    """Return the name of the folder where a configuration leaves its checkpoints.
-
-    >>> folder_of(7, 0), folder_of(7, 2)
-    ('config-00007', 'config-00007-repeat-2')
-    """
-    return f"config-{config:05}" + (f"-repeat-{repeat}" if repeat else "")

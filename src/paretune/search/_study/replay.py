@@ -26,6 +26,7 @@ from paretune.search._study.method import Method, method_of
 from paretune.search._study.objective import Outcome
 from paretune.search._study.opening import plan_of
 from paretune.search._study.plain import space_from_json
+from paretune.search._study.repeats import Repeats
 from paretune.search._study.storage import Store
 from paretune.search._study.study import ATTEMPTS, Search, place_of
 from paretune.search._study.suggestions import Suggested
@@ -90,7 +91,7 @@ def replayed(trials: Sequence[Trial], plan: Mapping[str, Any], sampler: Sampler)
     )
     ended = in_order(trials)
     found, count, place = list(_promoted(trials)), 0, 0
-    for trial, pending in _suggestions(trials, ended):
+    for trial, pending in _suggestions(trials, _places(ended, Repeats(study.repeats.count, study.repeats.top))):
         known = len(study.configs)
         for _ in range(trial.config_number - known):
             study.configs.add(Suggested(np.full(len(space), np.nan), {}, "", 0))
@@ -140,9 +141,21 @@ def in_order(trials: Sequence[Trial]) -> list[Trial]:
     return sorted(ended, key=lambda trial: (trial.finished, trial.number))
 
 
-def _suggestions(trials: Sequence[Trial], ended: Sequence[Trial]) -> Iterator[tuple[Trial, list[Trial]]]:
-    """Yield the first run of each configuration, and the runs that were under way when it was suggested."""
-    place = {trial.number: index for index, trial in enumerate(ended)}
+def _places(ended: Sequence[Trial], repeats: Repeats) -> dict[int, int]:
+    """Return how many results there were before each run ended, by its number; a repeat that is not the last of
+    its configuration makes none."""
+    found, results = {}, 0
+    for trial in ended:
+        found[trial.number] = results
+        results += repeats.take(trial) is not None
+    return found
+
+
+def _suggestions(trials: Sequence[Trial], place: Mapping[int, int]) -> Iterator[tuple[Trial, list[Trial]]]:
+    """Yield the first run of each configuration, and the runs that were under way when it was suggested.
+
+    place: as `_places` returns it.
+    """
     last: dict[tuple[int, int, int], int] = {}
     again: dict[int, int] = {}  # the run that stands for one that was lost
     for trial in trials:

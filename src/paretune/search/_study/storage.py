@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, final
 
 from paretune.errors import InputError
-from paretune.search._optuna import distribution_of, quiet
+from paretune.search._optuna import distribution_of, quiet, stored_value
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Space
 from paretune.search._study.database import path_at, told, writes
@@ -29,10 +30,10 @@ from paretune.search._study.trial import LOST, Trial
 
 ATTRIBUTES = ("config_number", "config", "budget", "rung", "bracket", "origin", "seen", "attempt")
 """What a trial says of its run from its begin on."""
-COPYING = "copying"
-"""The attribute of a version that is being made."""
 RARE = ("repeat", "turn")
 """What it says where it is not 0."""
+TOKEN = "token"
+"""The attribute of what tells a study from others."""
 MOMENT = 0.1
 """Seconds between two looks at a driver that is about to leave."""
 SCHEMA = 1
@@ -102,6 +103,14 @@ class Store:
             record = self.seat.look()
         return record is None or record.token != driver.token
 
+    def token(self) -> str:
+        """Return what tells this study from all others, those of its name among them."""
+        found = self.study.user_attrs.get(TOKEN)
+        if found is None:
+            found = secrets.token_hex(8)
+            self.storage.set_study_user_attr(self._id, TOKEN, found)
+        return str(found)
+
     def check_driver(self) -> None:
         """Raise a RunError where another process drives the study by now."""
         if self.seat is not None:
@@ -141,7 +150,7 @@ class Store:
         """Store that a run begins, and return its number."""
         template = self._optuna.trial.create_trial(
             state=self._optuna.trial.TrialState.RUNNING,
-            params={n: v for n, v in trial.config.items() if not isinstance(space[n], Constant)},
+            params={n: stored_value(v) for n, v in trial.config.items() if not isinstance(space[n], Constant)},
             distributions={
                 n: distribution_of(space[n]) for n in trial.config if not isinstance(space[n], Constant)
             },

@@ -22,6 +22,7 @@ from paretune.search._results import Array, Growing
 from paretune.search._schedule.ladder import share_of
 from paretune.search._schedule.schedules import Job, NothingFits, Past
 from paretune.search._space.space import Space
+from paretune.search._study.checkpoints import folder_of
 from paretune.search._study.deadline import (
     OUTSIDE,
     Choice,
@@ -41,7 +42,7 @@ from paretune.search._study.interrupt import noted
 from paretune.search._study.limits import Limits
 from paretune.search._study.objective import Outcome
 from paretune.search._study.plan import Marks, plan, rest, seconds_of, too_small
-from paretune.search._study.repeats import Repeats, folder_of, seed_of
+from paretune.search._study.repeats import Repeats, seed_of
 from paretune.search._study.result import Result
 from paretune.search._study.storage import Store
 from paretune.search._study.suggestions import Suggested, Suggestions
@@ -82,7 +83,7 @@ class Search:
         self.budgets, self.goals = sampler.budgets, store.goals
         self.repeats = Repeats(repeats, len(self.budgets) - 1)
         self.schedule = sampler.schedule(executor.slots)
-        self.results = Growing(len(space), 0 if self.goals.plain else len(self.goals.objectives))
+        self.results = Growing(len(space), len(self.goals.objectives) if self.goals.by_points else 0)
         self.trials: dict[int, Trial] = {}
         self.configs = Suggestions(space, sampler, seed)
         self.again: list[Trial] = []
@@ -170,7 +171,7 @@ class Search:
             return
         trials, runs, work = self.spent
         left = rest(self.limits, trials=trials, runs=runs, wall=self.executor.clock() - self.began, work=work)
-        told = plan(self.sampler, left, self.executor.slots, self._seconds())
+        told = plan(self.sampler, left, self.executor.slots, self._seconds(), self.repeats.count)
         self.listen("plan", told | {"bracket": job.bracket, "finished": self.ended})
 
     def _check(self) -> None:
@@ -313,6 +314,8 @@ class Search:
             finished=datetime.now(), worker=outcome.worker,
         )  # fmt: skip
         whole = self._take(ended)
+        if outcome.error:
+            self.more = [other for other in self.more if other.config_number != ended.config_number]
         twin = self.finals.twins.pop(trial.config_number, None) if whole and job.bracket == OUTSIDE else job
         if whole is not None and twin is not None:
             self.schedule.tell(twin, trial.config_number, self.goals.score(whole))
@@ -390,5 +393,6 @@ class Search:
         example = next(trial for trial in failed if trial.error == reason)
         raise RunError(
             f"{failures} of {ended} runs failed, and the search was stopped. The commonest reason, "
-            f"{count} times: {reason} (run {example.number}, {example.config!r}). What was finished is kept"
+            f"{count} times: {reason} (run {example.number}, {example.config!r})"
+            + (". What was finished is kept" if self.store.url is not None else "")
         )

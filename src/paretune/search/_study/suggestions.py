@@ -14,12 +14,14 @@ import numpy as np
 from paretune.search._results import Array, Growing, Results
 from paretune.search._space.space import Config, Space, key
 from paretune.search.samplers._base import Exhausted, Sampler, Suggestion, from_prior
-from paretune.search.samplers._grid import Grid
+from paretune.search.samplers._grid import Grid, listed
 
 TRIES = 5
 """A suggestion that was made before is asked for anew so often."""
+DRAWS = 100
+"""Then so many draws are looked at; where all of them were tried, few others can be left."""
 LISTED = 10_000
-"""A space of at most so many configurations is listed to find one that was not tried."""
+"""A space of at most so many configurations is listed to find them."""
 
 
 @final
@@ -43,6 +45,8 @@ class Suggestions:
         self._space, self._sampler, self._seed = space, sampler, seed
         self._made: list[Suggested] = []
         self._tried: set[str] = set()
+        self._all: list[Config] | None = None
+        """All configurations of a space that has few of them; more than LISTED where it has many."""
         self._place = 0
         """A point of the grid before which all were tried."""
 
@@ -63,7 +67,8 @@ class Suggestions:
 
         running: the configurations whose runs are under way. turn: another one.
         """
-        pending = [self._made[number].row for number in running]
+        # each once: how many of its repeats are still under way, no replay could know
+        pending = [self._made[number].row for number in dict.fromkeys(running)]
         results = known.results(np.array(pending).reshape(-1, len(self._space)))
         if isinstance(self._sampler, Grid):
             return self._point(self._sampler, results, turn)
@@ -72,9 +77,15 @@ class Suggestions:
             suggestion = self._sampler.suggest(self._space, results, generator, len(self))
             if key(suggestion.config) not in self._tried:
                 return suggestion
-        if self._space.count > LISTED:
-            return from_prior(self._space, generator)
-        left = [config for config in Grid(max_points=LISTED).grid(self._space) if key(config) not in self._tried]
+        for _ in range(DRAWS):
+            drawn = from_prior(self._space, generator)
+            if key(drawn.config) not in self._tried:
+                return drawn
+        if self._all is None:
+            self._all = listed(self._space, LISTED)
+        if len(self._all) > LISTED:
+            return drawn
+        left = [config for config in self._all if key(config) not in self._tried]
         if not left:
             raise Exhausted(f"all {len(self._tried)} configurations were tried")
         config = left[int(generator.integers(len(left)))]

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from paretune.errors import InputError
-from paretune.search._optuna import distribution_of
+from paretune.search._optuna import distribution_of, quiet, stored_value
 from paretune.search._space.parameters import Constant
 from paretune.search._space.space import Config, Space, key
 from paretune.search._study.database import told
-from paretune.search._study.opening import name_metrics, versions_of
+from paretune.search._study.opening import COPYING, name_metrics, versions_of
 from paretune.search._study.plain import KINDS
-from paretune.search._study.storage import COPYING, OtherSpace, Store
+from paretune.search._study.storage import OtherSpace, Store
 from paretune.search._study.trial import LOST, TAKEN
 
 
@@ -96,7 +96,8 @@ def _begin(old: Store, following: str, name: str, space: Space) -> tuple[int, in
     import optuna
 
     # what another process began and did not end is no whole version yet, and ours
-    made = optuna.create_study(storage=old.storage, study_name=following, directions=old.study.directions)
+    with quiet():
+        made = optuna.create_study(storage=old.storage, study_name=following, directions=old.study.directions)
     made.set_user_attr(COPYING, old.name)
     name_metrics(made, old.goals)
     identity = old.storage.get_study_id_from_name(following)
@@ -130,7 +131,7 @@ def _template(optuna: Any, run: _Run, number: int, space: Space) -> Any:
     found = optuna.trial.create_trial(
         state=run.stored.state,
         values=run.stored.values,
-        params={name: run.config[name] for name in searched},
+        params={name: stored_value(run.config[name]) for name in searched},
         distributions={name: distribution_of(space[name]) for name in searched},
         user_attrs=run.stored.user_attrs | own,
         system_attrs=run.stored.system_attrs,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, ClassVar, final
 
 import numpy as np
@@ -19,6 +20,9 @@ from paretune.recipe import Range
 from paretune.search._results import Results
 from paretune.search._space.space import Config, Space
 from paretune.search.samplers._base import Exhausted, OneBudget, Suggestion
+
+MANY = 20
+"""Combinations, per one that is allowed, that are looked at to list a space."""
 
 
 @final
@@ -88,6 +92,16 @@ class Grid(OneBudget):
             raise RecipeError(f"grid: points of '{name}' are {asked!r}, and must be a whole number of at least 1")
         units = [0.5] if asked == 1 else np.linspace(0.0, 1.0, asked).tolist()
         return list(dict.fromkeys(parameter.decode(unit) for unit in units))
+
+
+def listed(space: Space, most: int) -> list[Config]:
+    """Return all configurations of a space, or `most` and one more where it has more, or a parameter does."""
+    if any(space[name].count > most for name in space.names):
+        return [Config()] * (most + 1)
+    values = {name: space[name].values() for name in space.names}
+    seen = islice(_combinations(space, values), MANY * most)
+    found = list(islice((config for config in seen if space.allowed(config)), most + 1))
+    return found if next(seen, None) is None else [Config()] * (most + 1)
 
 
 def _combinations(space: Space, values: Mapping[str, list[Any]], done: Config | None = None) -> Iterator[Config]:

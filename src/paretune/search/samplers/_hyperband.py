@@ -14,6 +14,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from paretune.errors import InputError
 from paretune.search._results import Results
 from paretune.search._schedule.schedules import Halving, Schedule
 from paretune.search._space.space import Space
@@ -38,6 +39,11 @@ class Asha(Halved):
     """Draw from the priors, all on the smallest budget; the best of each rung go on as soon as they are."""
 
     name: ClassVar[str] = "asha"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.promote == "together":
+            raise InputError("asha: promote='together' is what `hyperband` does; asha goes on alone")
 
     def schedule(self, workers: int) -> Schedule:
         """Return the asynchronous schedule of one bracket."""

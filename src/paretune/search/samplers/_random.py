@@ -8,7 +8,7 @@ Sources: Bergstra and Bengio, "Random search for hyper-parameter optimization", 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Annotated, ClassVar, final
 
@@ -34,13 +34,20 @@ class Random(OneBudget):
     quasi: bool | None = None
     """Scrambled Sobol points instead of independent draws; None: where no parameter has a prior."""
     scramble: Annotated[int, Range(0, 2**31)] = 0
-    """Seed of the scrambling."""
+    """Another scrambling of the same study's points."""
+    _seed: int = field(default=0, init=False, repr=False, compare=False)
+
+    def seeded(self, seed: int) -> Random:
+        """Return the same for a study's seed."""
+        found = replace(self)
+        object.__setattr__(found, "_seed", seed)
+        return found
 
     def suggest(self, space: Space, results: Results, generator: np.random.Generator, number: int) -> Suggestion:
         """Return the next point, or a draw."""
         quasi = not space.informed if self.quasi is None else self.quasi
         if quasi and number < MOST:
-            (row,) = space.rows(_points(len(space), self.scramble)[number : number + 1].copy())
+            (row,) = space.rows(_points(len(space), self._seed, self.scramble)[number : number + 1].copy())
             config = space.config(row)
             if space.allowed(config):
                 return Suggestion(row, config, "random")
@@ -48,7 +55,9 @@ class Random(OneBudget):
 
 
 @lru_cache(maxsize=4)
-def _points(dimensions: int, seed: int) -> Array:
+def _points(dimensions: int, seed: int, scramble: int) -> Array:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the balance of points needs a power of two, which it is
-        return np.asarray(qmc.Sobol(dimensions, scramble=True, rng=seed).random(MOST))
+        return np.asarray(
+            qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng([seed, scramble])).random(MOST)
+        )
