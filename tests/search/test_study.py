@@ -475,3 +475,11 @@ def test_what_else_a_user_may_get_wrong():
     seen = []
     minimize(lambda config, context: seen.append(context.seed) or 0.0, space, "random", 2)
     assert len(seen) == 2, "what is called context gets it"
+
+
+def test_a_trial_of_somebody_else_is_named(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    minimize(lambda config: config["x"], {"x": Float(0, 1)}, "random", 3, storage=url)
+    optuna.load_study(storage=url, study_name="study").enqueue_trial({"x": 0.5})
+    with pytest.raises(InputError, match=r"trial 3 was not made by paretune"):
+        minimize(lambda config: config["x"], {"x": Float(0, 1)}, "random", 5, storage=url)

@@ -197,6 +197,11 @@ class Store:
         for row in rows:
             self._ids[row.number] = row.identity
             attributes = row.attributes
+            if not set(ATTRIBUTES) <= set(attributes):
+                raise InputError(
+                    f"study '{self.name}' in {self.url}: trial {row.number} was not made by paretune (by Optuna's "
+                    "enqueue_trial?); nothing can be said of it, delete it there"
+                )
             outcome = attributes.get("outcome", {"seconds": 0.0, "values": {}, "error": ""})
             own = {name: attributes[name] for name in ATTRIBUTES}
             own |= {name: attributes.get(name, 0) for name in RARE}
